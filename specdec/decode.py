@@ -1,0 +1,335 @@
+"""THE loop: propose -> verify -> accept -> roll back, for every strategy and every target.
+
+One step is one target pass over the last token plus the draft. The pass gives the target's choice after each draft
+token; the accepted prefix and one bonus token are emitted; what was rejected is undone (rollback.py). The first token
+comes from the prefill. Time is booked by phase, and the phases of a generation add up to its generation time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from time import perf_counter
+
+import numpy as np
+
+from specdec.errors import BrokenGeneration, SpecdecError
+from specdec.rollback import Mode, Rollback
+from specdec.sampling import Distribution, distribution
+from specdec.strategy import Strategy
+from specdec.target import Outputs, Target
+from specdec.types import (
+    NO_DRAFT,
+    PHASES,
+    Draft,
+    FloatArray,
+    Generation,
+    Limits,
+    Sampling,
+    Step,
+    StepLog,
+    TokenArray,
+)
+from specdec.verify import verify_by_choice, verify_by_rejection
+
+
+class Clock:
+    """Books wall time by phase without gaps: each ``to`` books the time since the last one."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(PHASES, 0.0)
+        self.start = self._last = perf_counter()
+
+    def to(self, phase: str) -> float:
+        """Book the time since the last call to ``phase``; returns it in seconds."""
+        now = perf_counter()
+        spent = now - self._last
+        self.seconds[phase] += spent
+        self._last = now
+        return spent
+
+    def move(self, source: str, phase: str, seconds: float) -> None:
+        """Rebook part of a phase (a strategy's own translation inside propose, say)."""
+        self.seconds[source] -= seconds
+        self.seconds[phase] += seconds
+
+
+class Chooser:
+    """The target's choice at each output position: argmax, or a draw whose random number belongs to the position.
+
+    Because the numbers belong to positions and not to calls, a sampled text is the same with and without drafts
+    wherever drafts are deterministic. With ``ignore_eos`` end-of-text tokens are barred, as llama.cpp does it.
+    """
+
+    def __init__(self, sampling: Sampling, barred: frozenset[int], n_uniform: int) -> None:
+        self._sampling = sampling
+        self._barred = np.fromiter(barred, np.int64, len(barred))
+        # Two independent streams: one accepts, one draws.
+        rng = np.random.default_rng(sampling.seed)
+        self._uniform = rng.random((n_uniform, 2)) if not sampling.greedy else np.empty((0, 2))
+        self.wanted_end: int | None = None
+
+    def choose(self, row: FloatArray, position: int) -> int:
+        """The token for output ``position`` (0 is the first token of the answer)."""
+        if self._sampling.greedy:
+            token = int(row.argmax())
+            if len(self._barred) and token in self._barred:
+                self._note_end(position)
+                row[self._barred] = -np.inf
+                token = int(row.argmax())
+            return token
+        return self.distribution(row, position).draw(self.uniform(position)[1])
+
+    def distribution(self, row: FloatArray, position: int) -> Distribution:
+        """What output ``position`` is drawn from."""
+        if len(self._barred):
+            if int(row.argmax()) in self._barred:
+                self._note_end(position)
+            row[self._barred] = -np.inf
+        return distribution(row, self._sampling)
+
+    def uniform(self, position: int) -> tuple[float, float]:
+        """The two random numbers of output ``position``."""
+        accept, draw = self._uniform[position]
+        return float(accept), float(draw)
+
+    def _note_end(self, position: int) -> None:
+        if self.wanted_end is None or position < self.wanted_end:
+            self.wanted_end = position
+
+
+class Decoder:
+    """Generates with one strategy on one target, one prompt after the other.
+
+    Args:
+        target: its memory is this decoder's to fill and cut.
+        strategy: opened already.
+        mode: how rejected tokens are undone.
+    """
+
+    def __init__(self, target: Target, strategy: Strategy, mode: Mode = "auto") -> None:
+        self._target = target
+        self._strategy = strategy
+        self._longest = strategy.longest_draft
+        self._hidden = "hidden_states" in strategy.needs
+        self._rollback = Rollback(target.memory, mode, self._redecode)
+        self._held = np.empty(0, np.int32)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all tokens: the next prompt is decoded whole."""
+        self._target.memory.clear()
+        self._rollback.forget()
+        self._held = np.empty(0, np.int32)
+
+    def generate(self, prompt_ids: TokenArray, limits: Limits, sampling: Sampling) -> Generation:
+        """One answer, with its counters checked. See ``stream`` to watch it grow."""
+        stream = self.stream(prompt_ids, limits, sampling)
+        while True:
+            try:
+                next(stream)
+            except StopIteration as done:
+                check_identity(done.value)
+                return done.value  # type: ignore[no-any-return]
+
+    def stream(self, prompt_ids: TokenArray, limits: Limits, sampling: Sampling) -> Generator[Step, None, Generation]:
+        """Generate, yielding each step; the generator's return value is the ``Generation``."""
+        return _Run(self, prompt_ids, limits, sampling).steps()
+
+    def _redecode(self, ids: TokenArray, start: int) -> None:
+        self._target.decode(ids, start, "none")
+
+
+class _Run:
+    """One generation in progress."""
+
+    def __init__(self, decoder: Decoder, prompt_ids: TokenArray, limits: Limits, sampling: Sampling) -> None:
+        self._began = perf_counter()
+        self._d, self._limits = decoder, limits
+        self._target, self._strategy = decoder._target, decoder._strategy
+        self._n_prompt = len(prompt_ids)
+        capacity = self._n_prompt + limits.n_predict
+        if not self._n_prompt or capacity > self._target.n_ctx:
+            raise SpecdecError(
+                f"a prompt of {self._n_prompt} tokens and {limits.n_predict} more do not fit a context of"
+                f" {self._target.n_ctx}.",
+                f"Use --ctx-size {capacity} or a smaller --n-predict." if self._n_prompt else "The prompt is empty.",
+            )
+        self._buffer = np.empty(capacity, np.int32)
+        self._buffer[: self._n_prompt] = prompt_ids
+        self._view = self._buffer.view()
+        self._view.flags.writeable = False
+        self._n = self._n_prompt
+        barred = self._target.end_of_text if limits.ignore_eos else frozenset[int]()
+        self._ends = self._target.end_of_text - barred
+        self._chooser = Chooser(sampling, barred, limits.n_predict + 1)
+        self._sampled = not sampling.greedy
+        self._text = bytearray()
+        self._log = StepLog()
+        self._stop, self._cut = "", 0
+
+    def steps(self) -> Generator[Step, None, Generation]:
+        self._strategy.begin(self._view[: self._n])
+        reused = self._reuse()
+        prefill_began = perf_counter()
+        row = self._prefill(reused)
+        prefill_s = perf_counter() - prefill_began
+        clock = self._clock = Clock()
+        redecoded = self._d._rollback.n_redecoded
+        self._emit([self._chooser.choose(row, 0)])
+        clock.to("sample")
+        ttft_s = perf_counter() - self._began
+        while not self._stop:
+            yield self._step(clock)
+        clock.to("other")
+        generation_s = perf_counter() - clock.start
+        self._strategy.end()
+        self._d._held = self._view[: self._d._rollback.end]
+        return Generation(
+            n_prompt=self._n_prompt,
+            n_reused=reused,
+            token_ids=self._view[self._n_prompt : self._n].tolist(),
+            text=self._text.decode("utf-8", "replace"),
+            stop=self._stop,
+            cut=self._cut,
+            steps=self._log,
+            prefill_s=prefill_s,
+            ttft_s=ttft_s,
+            generation_s=generation_s,
+            end_to_end_s=perf_counter() - self._began,
+            phase_s=clock.seconds,
+            n_redecoded=self._d._rollback.n_redecoded - redecoded,
+            first_end_of_text=self._chooser.wanted_end,
+        )
+
+    def _reuse(self) -> int:
+        """Keep what the memory already holds of this prompt; at least its last token is decoded again."""
+        d, prompt = self._d, self._view[: self._n]
+        held = d._held[: len(prompt) - 1]
+        same = int(np.argmin(np.append(held == prompt[: len(held)], False)))
+        if same < d._rollback.end and (d._target.memory.recurrent or not same):
+            d.clear()  # a recurrent state cannot go back to the common prefix
+            return 0
+        d._rollback.keep(same, prompt)
+        return same
+
+    def _prefill(self, start: int) -> FloatArray:
+        """Decode the prompt from ``start`` in chunks; returns the logits row after its last token."""
+        while True:
+            stop = min(self._n, start + self._target.n_batch)
+            logits = self._pass(start, stop, "last" if stop == self._n else "none")
+            if self._d._hidden:
+                self._strategy.process(self._view[start:stop], start, self._target.hidden_rows())
+            if stop == self._n:
+                return logits[0]
+            start = stop
+
+    def _pass(self, start: int, stop: int, outputs: Outputs) -> FloatArray:
+        logits = self._target.decode(self._view[start:stop], start, outputs, self._d._hidden)
+        self._d._rollback.decoded(start, stop - start)
+        return logits
+
+    def _step(self, clock: Clock) -> Step:
+        began = perf_counter()
+        rollback, start = self._d._rollback, self._n - 1
+        # 1. propose
+        clock.to("other")
+        draft = self._propose()
+        n_draft = len(draft)
+        clock.to("propose")
+        # 2. one target pass over the last token and the draft
+        rollback.before_pass(n_draft)
+        clock.to("roll_back")
+        self._buffer[self._n : self._n + n_draft] = draft.token_ids
+        logits = self._pass(start, self._n + n_draft, "all")
+        verify_s = clock.to("verify")
+        # 3. accept
+        accepted, bonus = self._verify(draft, logits)
+        clock.to("sample")
+        # 4. hand over the hidden rows of what stays, while they are there
+        kept = self._n + accepted
+        if self._d._hidden:
+            self._strategy.process(self._view[start:kept], start, self._target.hidden_rows()[: kept - start])
+            clock.to("catch_up")
+        # 5. undo what was rejected; the bonus token is decoded by the next pass
+        way = rollback.keep(kept, self._view)
+        clock.to("roll_back")
+        # 6. tell
+        emitted = self._emit([*draft.token_ids[:accepted], bonus])
+        clock.to("other")
+        step = Step(start, draft, accepted, tuple(emitted))
+        self._strategy.accept(step)
+        clock.to("propose")
+        self._record(step, way, perf_counter() - began, verify_s)
+        return step
+
+    def _propose(self) -> Draft:
+        room = min(self._limits.n_predict - (self._n - self._n_prompt) - 1, self._d._longest, self._target.n_batch - 1)
+        if room < 1:
+            return NO_DRAFT
+        draft = self._strategy.propose(self._view[: self._n], room)
+        if draft.parents is not None:
+            raise SpecdecError(f"{self._strategy.name}: draft trees (parents) are not verified yet; propose a chain.")
+        draft = draft.clipped(room)
+        for token in draft.token_ids:
+            if not 0 <= token < self._target.n_vocab:
+                raise SpecdecError(f"{self._strategy.name}: proposed token {token}, outside 0..{self._target.n_vocab - 1}.")
+        return draft
+
+    def _verify(self, draft: Draft, logits: FloatArray) -> tuple[int, int]:
+        chooser, base = self._chooser, self._n - self._n_prompt
+        if draft.probs is not None and self._sampled:
+            return verify_by_rejection(
+                draft.token_ids,
+                draft.probs,
+                lambda i: chooser.distribution(logits[i], base + i),
+                lambda i: chooser.uniform(base + i),
+            )
+        return verify_by_choice(draft.token_ids, lambda i: chooser.choose(logits[i], base + i))
+
+    def _emit(self, tokens: list[int]) -> list[int]:
+        """Append tokens until a stop; what comes after it is cut."""
+        room = self._limits.n_predict - (self._n - self._n_prompt)
+        for i, token in enumerate(tokens):
+            self._buffer[self._n] = token
+            self._n += 1
+            self._text += self._target.piece(token)
+            if token in self._ends:
+                self._stop = "end-of-text"
+            elif self._limits.stop and self._stop_string():
+                self._stop = "stop-string"
+            elif i + 1 == room:
+                self._stop = "length"
+            if self._stop:
+                self._cut += len(tokens) - i - 1
+                return tokens[: i + 1]
+        return tokens
+
+    def _stop_string(self) -> bool:
+        for stop in self._limits.stop:
+            at = self._text.find(stop.encode())
+            if at >= 0:
+                del self._text[at:]
+                return True
+        return False
+
+    def _record(self, step: Step, way: str, wall_s: float, verify_s: float) -> None:
+        log = self._log
+        log.drafted.append(len(step.draft))
+        log.accepted.append(step.accepted)
+        log.wall_us.append(round(wall_s * 1e6))
+        log.verify_us.append(round(verify_s * 1e6))
+        log.rollback.append(way)
+        log.note.append(step.draft.note)
+
+
+def check_identity(g: Generation) -> None:
+    """Raise ``BrokenGeneration`` where the counters of a generation contradict each other."""
+    log = g.steps
+    made = 1 + sum(a + 1 for a in log.accepted) - g.cut
+    if len(g.token_ids) != made:
+        raise BrokenGeneration(f"{len(g.token_ids)} tokens were emitted, the steps account for {made}.")
+    if any(not 0 <= a <= d for a, d in zip(log.accepted, log.drafted, strict=True)):
+        raise BrokenGeneration("a step accepted more tokens than it drafted.")
+    booked = sum(g.phase_s.values())
+    if abs(booked - g.generation_s) > 1e-3 + 0.001 * g.generation_s:
+        raise BrokenGeneration(f"the phases add up to {booked:.6f} s, the generation took {g.generation_s:.6f} s.")

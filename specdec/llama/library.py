@@ -1,0 +1,151 @@
+"""Import llama-cpp-python, check it, capture its log, and keep clear of the AMX crash.
+
+On CPUs with AMX an ordinary build of llama.cpp 0c1e57098 dies with a segmentation fault in its AMX matrix kernels at
+the first decode. A child process tries that once for each build (the result is kept in the user's cache folder); where
+it dies, models are loaded without the extra buffer types, which costs about 10 % of CPU speed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import subprocess
+import sys
+import warnings
+from collections import deque
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from specdec.errors import SpecdecError
+
+SUPPORTED = ((0, 3, 36), (0, 3, 37))
+"""llama-cpp-python releases whose structures this code knows: from the first, below the second."""
+
+_INSTALL = 'Install it with: pip install "llama-cpp-python>=0.3.36,<0.3.37".'
+_LEVELS = {1: "debug", 2: "info", 3: "warn", 4: "error"}
+_CONTINUATION = 5
+
+
+class LogCapture:
+    """Keeps the last lines of llama.cpp's log: (level, text)."""
+
+    def __init__(self, size: int = 4000) -> None:
+        self.lines: deque[tuple[str, str]] = deque(maxlen=size)
+        self._partial = ""
+        self._level = "info"
+
+    def write(self, level: int, text: str) -> None:
+        """Take a piece of log; pieces are joined to lines."""
+        if level != _CONTINUATION:
+            self._level = _LEVELS.get(level, "info")
+        *whole, self._partial = (self._partial + text).split("\n")
+        if self._level != "debug":
+            self.lines.extend((self._level, line) for line in whole if line.strip())
+
+    def clear(self) -> None:
+        """Forget what came before."""
+        self.lines.clear()
+
+    def text(self, *levels: str) -> list[str]:
+        """Lines of these levels (all if none is named)."""
+        return [line for level, line in self.lines if not levels or level in levels]
+
+
+log = LogCapture()
+
+
+@cache
+def llama() -> ModuleType:
+    """The llama_cpp module: right version, backend up, log captured."""
+    _check_version()
+    try:
+        import llama_cpp
+    except Exception as error:
+        first = str(error).splitlines()[0]
+        raise SpecdecError(f"llama-cpp-python cannot be loaded: {first}.", _INSTALL) from error
+    callback = llama_cpp.llama_log_callback(lambda level, text, _: log.write(level, text.decode("utf-8", "replace")))
+    log_set: Any = llama_cpp.llama_log_set
+    log_set(callback, ctypes.c_void_p(0))
+    llama_cpp.specdec_log_callback = callback  # must outlive every call into the library
+    llama_cpp.llama_backend_init()
+    return llama_cpp
+
+
+def _check_version() -> None:
+    try:
+        found = version("llama-cpp-python")
+    except PackageNotFoundError:
+        # A bare copy of the package's files on PYTHONPATH has no metadata; then it says its version itself.
+        try:
+            from llama_cpp import __version__ as found
+        except ImportError as error:
+            raise SpecdecError(f"llama-cpp-python is not installed: {error}.", _INSTALL) from error
+    parts = tuple(int(p) for p in found.split(".")[:3] if p.isdigit())
+    if not SUPPORTED[0] <= parts < SUPPORTED[1]:
+        raise SpecdecError(f"llama-cpp-python {found} is installed; specdec knows 0.3.36.", _INSTALL)
+
+
+def library_folder() -> Path:
+    """Where the loaded libllama lies."""
+    return Path(str(llama()._lib._name)).resolve().parent
+
+
+def ggml_function(name: str, result: Any, arguments: list[Any]) -> Any:
+    """A function of ggml, which libllama has loaded already."""
+    lib = llama()._lib
+    try:
+        function = getattr(lib, name)
+    except AttributeError:  # Windows looks into the named library only
+        for stem in ("ggml-base", "ggml", "ggml-cpu"):
+            for file in library_folder().glob(f"*{stem}.dll"):
+                function = getattr(ctypes.CDLL(str(file)), name, None)
+                if function is not None:
+                    break
+            else:
+                continue
+            break
+        else:
+            raise SpecdecError(f"this llama.cpp build has no {name}.", _INSTALL) from None
+    function.restype, function.argtypes = result, arguments
+    return function
+
+
+def cpu_has_amx(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the processor has AMX tiles."""
+    return cpuinfo.exists() and "amx_tile" in cpuinfo.read_text(errors="replace")
+
+
+def extra_buffers_are_safe() -> bool:
+    """False where this build crashes with its extra buffer types on this CPU; probes once, in a child process."""
+    if not cpu_has_amx():
+        return True
+    return probe(_probe_key(), [sys.executable, "-m", "specdec.llama.amx_probe"])
+
+
+def _probe_key() -> str:
+    file = max(library_folder().glob("*ggml-cpu*"), default=None, key=lambda f: f.stat().st_mtime)
+    stat = (file or library_folder()).stat()
+    return f"{file or library_folder()}:{stat.st_size}:{int(stat.st_mtime)}"
+
+
+def probe(key: str, command: list[str]) -> bool:
+    """Whether ``command`` ends well; remembered under ``key`` in the user's cache folder."""
+    from platformdirs import user_cache_path
+
+    store = user_cache_path("specdec") / "amx.json"
+    try:
+        known = json.loads(store.read_text())
+    except (OSError, ValueError):
+        known = {}
+    if key not in known:
+        done = subprocess.run(command, capture_output=True, timeout=120, check=False)
+        known[key] = done.returncode == 0
+        try:
+            store.parent.mkdir(parents=True, exist_ok=True)
+            store.write_text(json.dumps(known))
+        except OSError as error:
+            warnings.warn(f"the result of the AMX probe cannot be kept in {store}: {error}", stacklevel=2)
+    return bool(known[key])

@@ -1,0 +1,211 @@
+"""A loaded GGUF: weights, vocabulary, chat template. Contexts are made from it in target.py."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import time
+import warnings
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from specdec.errors import SpecdecError
+from specdec.llama.gguf import Header, read_header
+from specdec.llama.library import extra_buffers_are_safe, ggml_function, llama, log
+from specdec.spec import ModelOptions
+from specdec.types import Message, TokenArray
+
+_LOAD_MODES = {"auto": -1, "none": 0, "mmap": 1}
+_EXPERTS = r"blk\.({layers})\.ffn_(up|down|gate|gate_up)_(ch|)exps"
+_SAMPLING_KEYS = ("temp", "top_k", "top_p", "min_p")
+
+
+class LlamaModel:
+    """Weights in memory.
+
+    Args:
+        path: the GGUF; its header is checked before llama.cpp sees it.
+        options: offload, load mode and threads (the context's share is used by ``LlamaTarget``).
+        extra_buffers: whether llama.cpp may repack weights for the CPU; None decides by probe where the CPU has AMX.
+    """
+
+    def __init__(self, path: Path, options: ModelOptions, extra_buffers: bool | None = None) -> None:
+        self.path, self.options = path, options
+        self.header: Header = read_header(path)
+        L = self._lib = llama()
+        if extra_buffers is None:
+            extra_buffers = extra_buffers_are_safe()
+            if not extra_buffers:
+                warnings.warn(
+                    "this llama.cpp build crashes with this CPU's AMX units: extra buffer types are off (about 10 %"
+                    " slower on the CPU); rebuild llama-cpp-python as the README says.",
+                    stacklevel=2,
+                )
+        params = L.llama_model_default_params()
+        params.n_gpu_layers = options.gpu_layers
+        params.load_mode = _LOAD_MODES[options.load_mode]
+        params.main_gpu = options.main_gpu
+        params.use_extra_bufts = extra_buffers
+        self._keep = _apply_placement(params, options)
+        log.clear()
+        began = time.perf_counter()
+        self.handle = L.llama_model_load_from_file(str(path).encode(), params)
+        self.load_s = time.perf_counter() - began
+        if not self.handle:
+            raise SpecdecError(*_load_error(path))
+        self.vocab = L.llama_model_get_vocab(self.handle)
+        self.n_vocab = int(L.llama_vocab_n_tokens(self.vocab))
+        self.width = int(L.llama_model_n_embd(self.handle))
+        self.recurrent = bool(L.llama_model_is_recurrent(self.handle) or L.llama_model_is_hybrid(self.handle))
+        self._pieces: dict[int, bytes] = {}
+
+    def close(self) -> None:
+        """Free the weights; contexts made from them must be closed before."""
+        if self.handle:
+            self._lib.llama_model_free(self.handle)
+            self.handle = None
+
+    @cached_property
+    def description(self) -> str:
+        """llama.cpp's one-line description, e.g. ``qwen2 1.5B Q4_K - Medium``."""
+        buffer = ctypes.create_string_buffer(256)
+        self._lib.llama_model_desc(self.handle, buffer, 256)
+        return buffer.value.decode()
+
+    @cached_property
+    def end_of_text(self) -> frozenset[int]:
+        """All tokens that end a generation."""
+        is_end = self._lib.llama_vocab_is_eog
+        return frozenset(t for t in range(self.n_vocab) if is_end(self.vocab, t))
+
+    @property
+    def recommended_sampling(self) -> dict[str, float]:
+        """What the GGUF recommends under ``general.sampling.*``."""
+        found = {k: self.header.metadata.get(f"general.sampling.{k}") for k in _SAMPLING_KEYS}
+        return {k: float(v) for k, v in found.items() if v is not None}
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of a token; control tokens are rendered as nothing."""
+        known = self._pieces.get(token)
+        if known is None:
+            buffer = ctypes.create_string_buffer(512)
+            n = self._lib.llama_token_to_piece(self.vocab, token, buffer, 512, 0, False)
+            known = self._pieces[token] = buffer.raw[: max(0, n)]
+        return known
+
+    def tokenize(self, text: str, special: bool = True) -> TokenArray:
+        """Token ids int32 [n]; ``special`` adds what the vocabulary wants at the start. Special tokens are parsed."""
+        raw = text.encode()
+        room = len(raw) + 16
+        buffer = (ctypes.c_int32 * room)()
+        n = self._lib.llama_tokenize(self.vocab, raw, len(raw), buffer, room, special, True)
+        if n < 0:
+            raise SpecdecError(f"a text of {len(raw)} bytes cannot be tokenized (llama_tokenize gave {n}).")
+        return np.array(buffer[:n], np.int32)
+
+    def chat(self, messages: list[Message], thinking: bool) -> TokenArray:
+        """Token ids of a conversation in the GGUF's own chat template, ready for the assistant's turn."""
+        bos = self._text_of(self._lib.llama_vocab_bos(self.vocab))
+        text = self._template(
+            messages=[{"role": m.role, "content": m.content} for m in messages], enable_thinking=thinking
+        ).prompt
+        return self.tokenize(text, special=not (bos and text.startswith(bos)))
+
+    @cached_property
+    def _template(self) -> Any:
+        from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+        raw = self._lib.llama_model_chat_template(self.handle, None)
+        if not raw:
+            raise SpecdecError(
+                f"{self.path.name} has no chat template.", "Use completion prompts, or a GGUF of an instruct model."
+            )
+        tokens = [self._text_of(f(self.vocab)) for f in (self._lib.llama_vocab_eos, self._lib.llama_vocab_bos)]
+        return Jinja2ChatFormatter(raw.decode(), eos_token=tokens[0], bos_token=tokens[1])
+
+    def _text_of(self, token: int) -> str:
+        return "" if token < 0 else (self._lib.llama_vocab_get_text(self.vocab, token) or b"").decode("utf-8", "replace")
+
+
+def _apply_placement(params: Any, options: ModelOptions) -> list[Any]:
+    """Set devices and buffer overrides; returns the arrays that must live as long as the model loads."""
+    keep: list[Any] = []
+    patterns = [o.rpartition("=") for o in options.override_tensor]
+    if any(not pattern for pattern, _, _ in patterns):
+        raise SpecdecError("--override-tensor wants PATTERN=BUFFER.", r"Example: 'blk\.1\.ffn_.*_exps=CPU'.")
+    overrides = [(pattern, name) for pattern, _, name in patterns]
+    if options.n_cpu_moe:
+        layers = "|".join(map(str, range(options.n_cpu_moe)))
+        overrides.append((_EXPERTS.format(layers=layers), "CPU"))
+    if overrides:
+        L = llama()
+        array = (L.llama_model_tensor_buft_override * (len(overrides) + 1))()
+        for slot, (pattern, name) in zip(array, overrides, strict=False):
+            slot.pattern, slot.buft = _regex(pattern), _buffer_type(name)
+        params.tensor_buft_overrides = ctypes.cast(array, ctypes.c_void_p)
+        keep.append(array)
+    if options.device:
+        names = [] if options.device == "none" else options.device.split(",")
+        devices = (ctypes.c_void_p * (len(names) + 1))(*[_device(n) for n in names])
+        params.devices = ctypes.cast(devices, ctypes.c_void_p)
+        keep.append(devices)
+    return keep
+
+
+def _regex(pattern: str) -> bytes:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise SpecdecError(f"--override-tensor: {pattern!r} is not a regular expression: {error}.") from error
+    return pattern.encode()
+
+
+def _buffer_type(name: str) -> int:
+    if name == "CPU":
+        return int(ggml_function("ggml_backend_cpu_buffer_type", ctypes.c_void_p, [])())
+    of_device = ggml_function("ggml_backend_dev_buffer_type", ctypes.c_void_p, [ctypes.c_void_p])
+    name_of = ggml_function("ggml_backend_buft_name", ctypes.c_char_p, [ctypes.c_void_p])
+    known = {name_of(t).decode(): t for t in map(of_device, _devices().values()) if t}
+    if name not in known:
+        raise SpecdecError(f"--override-tensor: unknown buffer type {name!r}.", f"Known: {', '.join(['CPU', *known])}.")
+    return int(known[name])
+
+
+def _device(name: str) -> int:
+    known = _devices()
+    if name not in known:
+        raise SpecdecError(f"--device: unknown device {name!r}.", f"Known: none, {', '.join(known)}.")
+    return known[name]
+
+
+def _devices() -> dict[str, int]:
+    """ggml's devices by name."""
+    count = ggml_function("ggml_backend_dev_count", ctypes.c_size_t, [])
+    get = ggml_function("ggml_backend_dev_get", ctypes.c_void_p, [ctypes.c_size_t])
+    name = ggml_function("ggml_backend_dev_name", ctypes.c_char_p, [ctypes.c_void_p])
+    return {name(d).decode(): d for d in map(get, range(count()))}
+
+
+def _load_error(path: Path) -> tuple[str, str]:
+    """One line from llama.cpp's log: what it could not load."""
+    errors = log.text("error")
+    joined = " ".join(errors)
+    if "unknown model architecture" in joined:
+        name = re.search(r"unknown model architecture: '([^']*)'", joined)
+        arch = name.group(1) if name else "?"
+        return f"{path.name}: this llama.cpp does not know the architecture {arch!r}.", "Use another model."
+    if re.search(r"out of memory|failed to allocate|unable to allocate", joined):
+        return (
+            f"{path.name}: out of memory while loading ({_shorten(errors)}).",
+            "Offload fewer layers (--gpu-layers), or move experts to RAM (--n-cpu-moe).",
+        )
+    return f"{path.name}: llama.cpp cannot load it: {_shorten(errors) or 'no reason given'}.", ""
+
+
+def _shorten(lines: list[str]) -> str:
+    """The last telling error line, without function names."""
+    telling = [line for line in lines if "failed to load model" not in line] or lines
+    return re.sub(r"^\w+: ", "", telling[0])[:200] if telling else ""

@@ -1,0 +1,124 @@
+"""The target over llama.cpp: one context, one sequence, a batch made once."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+import psutil
+
+from specdec.errors import SpecdecError
+from specdec.llama.library import log
+from specdec.llama.memory import LlamaMemory
+from specdec.llama.model import LlamaModel
+from specdec.target import Outputs
+from specdec.types import FloatArray, TokenArray
+
+_CACHE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "iq4_nl": 20, "bf16": 30}
+"""ggml's type numbers (ggml.h, enum ggml_type)."""
+_FLASH = {"auto": -1, "off": 0, "on": 1}
+
+
+class LlamaTarget:
+    """A context of a model.
+
+    Args:
+        model: stays the caller's; must outlive this.
+        n_ctx: context length, tokens.
+        snapshots: recurrent states to keep for rollback (``n_rs_seq``), 0 for none.
+        longest_draft: the most draft tokens of a pass. Bounds the rows of logits that llama.cpp makes room for: at a
+            vocabulary of 248 k, 512 rows would cost 500 MiB.
+    """
+
+    def __init__(self, model: LlamaModel, n_ctx: int, snapshots: int = 0, longest_draft: int = 0) -> None:
+        L, options = model._lib, model.options
+        self._lib, self._model = L, model
+        self.threads = options.threads or psutil.cpu_count(logical=False) or 1
+        self.n_vocab, self.width = model.n_vocab, model.width
+        self.end_of_text, self.piece = model.end_of_text, model.piece
+        params = L.llama_context_default_params()
+        params.n_ctx = n_ctx
+        params.n_batch = min(options.batch_size, max(n_ctx, 32))
+        params.n_ubatch = max(min(options.ubatch_size, params.n_batch), min(snapshots + 2, params.n_batch))
+        params.n_rs_seq = snapshots
+        params.n_outputs_max = min(params.n_batch, longest_draft + 1)
+        params.n_threads = self.threads
+        params.n_threads_batch = options.threads_batch or self.threads
+        params.flash_attn_type = _FLASH[options.flash_attn]
+        params.type_k, params.type_v = _CACHE_TYPES[options.cache_type_k], _CACHE_TYPES[options.cache_type_v]
+        params.op_offload = options.op_offload
+        params.no_perf = True
+        log.clear()
+        self._context = L.llama_init_from_model(model.handle, params)
+        if not self._context:
+            raise SpecdecError(*_context_error(n_ctx))
+        self.log_lines = log.text()
+        self.n_ctx = int(L.llama_n_ctx(self._context))
+        self.n_batch = int(params.n_batch)
+        self.memory = LlamaMemory(L, self._context, model.recurrent)
+        self._make_batch(self.n_batch)
+
+    def close(self) -> None:
+        """Free the context and the batch."""
+        if self._context:
+            self._lib.llama_batch_free(self._batch)
+            self._lib.llama_free(self._context)
+            self._context = None
+
+    def decode(self, ids: TokenArray, start: int, outputs: Outputs, hidden: bool = False) -> FloatArray:
+        n = len(ids)
+        self._tokens[:n] = ids
+        self._positions[:n] = self._counting[:n]
+        self._positions[:n] += start
+        self._wanted[:n] = 1 if outputs == "all" else 0
+        if outputs == "last":
+            self._wanted[n - 1] = 1
+        self._batch.n_tokens = n
+        status = self._lib.llama_decode(self._context, self._batch)
+        if status != 0:
+            raise SpecdecError(f"llama_decode failed with {status} on {n} tokens at position {start}.", _decode_hint())
+        if outputs == "none":
+            self._lib.llama_synchronize(self._context)  # else its time would be booked by whoever waits next
+            return self._no_logits
+        rows = n if outputs == "all" else 1
+        address = ctypes.cast(self._lib.llama_get_logits(self._context), ctypes.c_void_p).value  # waits for the result
+        if not address:
+            raise SpecdecError("llama.cpp gave no logits.")
+        buffer = (ctypes.c_float * (rows * self.n_vocab)).from_address(address)
+        return np.frombuffer(buffer, np.float32).reshape(rows, self.n_vocab)
+
+    def hidden_rows(self) -> FloatArray:
+        raise SpecdecError("this target gives no hidden rows.", "Strategies that need them are not supported yet.")
+
+    def warm_up(self) -> None:
+        """One small decode, so that the first measured pass does not pay for page faults and kernel loading."""
+        self.decode(np.zeros(2, np.int32), 0, "last")
+        self.memory.clear()
+
+    def _make_batch(self, size: int) -> None:
+        batch = self._batch = self._lib.llama_batch_init(size, 0, 1)
+        self._tokens: Any = np.ctypeslib.as_array(batch.token, (size,))
+        self._positions: Any = np.ctypeslib.as_array(batch.pos, (size,))
+        self._wanted: Any = np.ctypeslib.as_array(batch.logits, (size,))
+        self._counting = np.arange(size, dtype=np.int32)
+        self._no_logits = np.empty((0, self.n_vocab), np.float32)
+        for i in range(size):
+            batch.n_seq_id[i] = 1
+            batch.seq_id[i][0] = 0
+
+
+def _context_error(n_ctx: int) -> tuple[str, str]:
+    errors = log.text("error")
+    text = " ".join(errors)
+    if "alloc" in text or "memory" in text:
+        return (
+            f"out of memory: a context of {n_ctx} tokens cannot be made ({errors[0][:160] if errors else ''}).",
+            "Use a smaller --ctx-size, --cache-type-k q8_0 --cache-type-v q8_0, or fewer --gpu-layers.",
+        )
+    return f"llama.cpp cannot make a context: {errors[0][:200] if errors else 'no reason given'}.", ""
+
+
+def _decode_hint() -> str:
+    errors = log.text("error")
+    return f"llama.cpp says: {errors[-1][:200]}" if errors else ""

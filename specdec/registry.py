@@ -1,0 +1,204 @@
+"""Find strategies, check their options, build instances.
+
+Three doors, the same for built-ins and for guests: a file in strategies/ (the package ``specdec.strategies``), an
+installed package with an entry point in the group ``specdec.strategies``, and ``./file.py:Class``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import sys
+import warnings
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from specdec.errors import SpecdecError
+from specdec.strategy import Strategy
+from specdec.syntax import Call, parse, render
+
+GROUPS = {"ngram": ("ngram-simple", "ngram-mod")}
+"""Words that stand for several strategies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A strategy class and where it came from; ``file_sha256`` of the file that defines it goes into the results."""
+
+    cls: type[Strategy]
+    origin: str
+    file_sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A strategy with checked options, not yet built. ``label`` is canonical: rows are keyed by it."""
+
+    label: str
+    call: Call
+    found: Found
+
+    def build(self) -> Strategy:
+        """A new instance."""
+        return self.found.cls(_options(self.found.cls, self.call))
+
+    @property
+    def resolved(self) -> dict[str, object]:
+        """All options with their values, defaults included."""
+        return _options(self.found.cls, self.call).model_dump()
+
+
+class Registry:
+    """All strategies that can be named in this process."""
+
+    def __init__(self, files: tuple[str, ...] = ()) -> None:
+        self.known: dict[str, Found] = {}
+        package = importlib.import_module("specdec.strategies")
+        for module in pkgutil.iter_modules(package.__path__):
+            self._add_module(importlib.import_module(f"{package.__name__}.{module.name}"))
+        for point in entry_points(group="specdec.strategies"):
+            try:
+                cls = point.load()
+            except Exception as error:  # noqa: BLE001 - a guest package may fail in any way; it must not take us down
+                warnings.warn(f"strategy {point.name!r} of {point.value} cannot be loaded: {error}", stacklevel=2)
+                continue
+            self._add(cls, f"entry point {point.value}")
+        for spec in files:
+            cls = load_class(spec)
+            self._add(cls, spec)
+
+    def names(self) -> list[str]:
+        """Known names, ``none`` first."""
+        return sorted(self.known, key=lambda n: (n != "none", n))
+
+    def get(self, name: str) -> Found:
+        """The strategy of this name, or an error that says what is known."""
+        if name not in self.known:
+            close = difflib.get_close_matches(name, [*self.known, *GROUPS], n=1)
+            guess = f" Did you mean {close[0]!r}?" if close else ""
+            raise SpecdecError(f"Unknown strategy {name!r}.{guess}", f"Known: {', '.join(self.names())}.")
+        return self.known[name]
+
+    def plan(self, text: str) -> list[Planned]:
+        """Parse ``--strategies``, open groups, check options; ``none`` is always there, and first; doubles go once."""
+        calls = [Call("none")]
+        for call in parse(text):
+            calls += [Call(name, call.nested, call.options) for name in GROUPS.get(call.name, (call.name,))]
+        planned: dict[str, Planned] = {}
+        for call in calls:
+            found = self.get(call.name)
+            label = self.label(call)
+            planned.setdefault(label, Planned(label, call, found))
+        return list(planned.values())
+
+    def label(self, call: Call) -> str:
+        """Name and the options that differ from the defaults, sorted."""
+        cls = self.get(call.name).cls
+        options, default = _options(cls, call), cls.Options()
+        differing = tuple((k, v) for k, v in options.model_dump().items() if v != getattr(default, k))
+        nested = tuple(Call(self.label(n)) for n in call.nested)
+        return render(Call(call.name, nested, differing))
+
+    def _add_module(self, module: object) -> None:
+        for cls in vars(module).values():
+            if (
+                inspect.isclass(cls)
+                and issubclass(cls, Strategy)
+                and not inspect.isabstract(cls)
+                and cls.__module__ == module.__name__  # type: ignore[attr-defined]
+            ):
+                self._add(cls, "built in")
+
+    def _add(self, cls: type[Strategy], origin: str) -> None:
+        file = inspect.getsourcefile(cls)
+        where = f"{origin} ({file})" if origin == "built in" else origin
+        _check_class(cls, where)
+        if cls.name in self.known:
+            other = self.known[cls.name].origin
+            raise SpecdecError(f"Two strategies are called {cls.name!r}: {other} and {where}.", "Rename one of them.")
+        sha = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file and Path(file).exists() else None
+        self.known[cls.name] = Found(cls, where, sha)
+
+
+def load_class(spec: str) -> type[Strategy]:
+    """The class that ``file.py:Class`` names; without ``:Class`` the file's only strategy."""
+    path_text, _, name = spec.rpartition(":") if ".py:" in spec else (spec, "", "")
+    path = Path(path_text)
+    if not path.is_file():
+        raise SpecdecError(f"--strategy {spec}: there is no file {path_text}.", "Write ./file.py:Class.")
+    module_name = f"specdec_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    module_spec = importlib.util.spec_from_file_location(module_name, path)
+    if module_spec is None or module_spec.loader is None:
+        raise SpecdecError(f"--strategy {spec}: {path_text} is not a Python file.", "Write ./file.py:Class.")
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_name] = module
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as error:
+        raise SpecdecError(f"--strategy {spec}: {path_text} fails on import: {type(error).__name__}: {error}") from error
+    classes = {n: c for n, c in vars(module).items() if inspect.isclass(c) and c.__module__ == module_name}
+    if name:
+        if name not in classes:
+            raise SpecdecError(f"--strategy {spec}: {path_text} has no class {name!r}.", f"It has: {', '.join(classes)}.")
+        _check_class(classes[name], spec)
+        return classes[name]
+    strategies = [c for c in classes.values() if issubclass(c, Strategy) and not inspect.isabstract(c)]
+    if len(strategies) != 1:
+        raise SpecdecError(f"--strategy {spec}: {path_text} has {len(strategies)} strategies.", "Name one: file.py:Class.")
+    _check_class(strategies[0], spec)
+    return strategies[0]
+
+
+def _check_class(cls: type[Strategy], where: str) -> None:
+    if not (inspect.isclass(cls) and issubclass(cls, Strategy)):
+        raise SpecdecError(f"{where} is not a strategy.", "Derive it from specdec.Strategy.")
+    if inspect.isabstract(cls):
+        raise SpecdecError(f"{where} has no propose().", "Write propose(self, context, max_tokens) -> Draft.")
+    name = getattr(cls, "name", None)
+    if not isinstance(name, str) or parse_name(name) != name:
+        raise SpecdecError(f"{where}: its name is {name!r}.", 'Give the class a plain name, e.g. name = "my-strategy".')
+
+
+def parse_name(name: str) -> str | None:
+    """``name`` if it is a plain strategy name, else None."""
+    try:
+        calls = parse(name)
+    except SpecdecError:
+        return None
+    return calls[0].name if len(calls) == 1 and calls[0] == Call(name) else None
+
+
+def option_lines(cls: type[Strategy]) -> list[tuple[str, str, str, str]]:
+    """(option, type, default, description with unit) of a strategy."""
+    return [
+        (
+            name,
+            getattr(field.annotation, "__name__", str(field.annotation)),
+            str(field.default),
+            field.description or "",
+        )
+        for name, field in cls.Options.model_fields.items()
+    ]
+
+
+def _options(cls: type[Strategy], call: Call):  # type: ignore[no-untyped-def]
+    if call.nested:
+        raise SpecdecError(f"{call.name}: takes no strategies inside its brackets.")
+    known = cls.Options.model_fields
+    listed = ", ".join(f"{n} ({t}, {d})" for n, t, d, _ in option_lines(cls)) or "none"
+    for key, _ in call.options:
+        if key not in known:
+            raise SpecdecError(f"{call.name}: unknown option {key!r}.", f"Known: {listed}.")
+    try:
+        return cls.Options(**dict(call.options))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(p) for p in first["loc"]) or "options"
+        raise SpecdecError(f"{call.name}: {where}: {first['msg']}.", f"Known: {listed}.") from error

@@ -1,0 +1,102 @@
+"""What a run is asked to do, checked at the border. Names and units are llama.cpp's where it has the option."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from specdec.errors import SpecdecError
+from specdec.rollback import Mode
+from specdec.types import Limits, Sampling
+
+CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelOptions(_Frozen):
+    """How a model is loaded and its context made: llama.cpp's long option names, with underscores."""
+
+    gpu_layers: int = Field(-1, ge=-1)
+    n_cpu_moe: int = Field(0, ge=0)
+    override_tensor: tuple[str, ...] = ()
+    load_mode: Literal["auto", "none", "mmap"] = "auto"
+    threads: int = Field(0, ge=0, le=1024)
+    threads_batch: int = Field(0, ge=0, le=1024)
+    ctx_size: int = Field(0, ge=0)
+    batch_size: int = Field(2048, ge=32)
+    ubatch_size: int = Field(512, ge=16)
+    flash_attn: Literal["auto", "on", "off"] = "auto"
+    cache_type_k: CacheType = "f16"
+    cache_type_v: CacheType = "f16"
+    op_offload: bool = True
+    main_gpu: int = Field(0, ge=0)
+    device: str = ""
+
+
+class SamplingOptions(_Frozen):
+    """``sampling``: greedy, or the GGUF's own recommendation (``model``); single values override it."""
+
+    sampling: Literal["greedy", "model"] = "greedy"
+    temp: float | None = Field(None, ge=0.0, le=100.0)
+    top_k: int | None = Field(None, ge=0)
+    top_p: float | None = Field(None, gt=0.0, le=1.0)
+    min_p: float | None = Field(None, ge=0.0, le=1.0)
+
+
+class RunSpec(_Frozen):
+    """One run: what is compared on what."""
+
+    target: str
+    strategies: str = "ngram"
+    strategy_files: tuple[str, ...] = ()
+    workloads: tuple[str, ...] = ()
+    prompt_files: tuple[str, ...] = ()
+    limit: int | None = Field(None, ge=1)
+    n_predict: int = Field(256, ge=1)
+    repeats: int = Field(1, ge=1)
+    warmup: int = Field(1, ge=0)
+    seed: int = Field(0, ge=0)
+    ignore_eos: bool = False
+    stop: tuple[str, ...] = ()
+    thinking: bool = False
+    carry_state: bool = False
+    rollback: tuple[Mode, ...] = ("auto",)
+    snapshots: int | None = Field(None, ge=0, le=256)
+    sampling: SamplingOptions = SamplingOptions()
+    model: ModelOptions = ModelOptions()
+
+    @property
+    def limits(self) -> Limits:
+        """The length limits of each generation."""
+        return Limits(self.n_predict, self.ignore_eos, self.stop)
+
+    def resolve_sampling(self, recommended: dict[str, float]) -> Sampling:
+        """The sampling that the run uses, given what the GGUF recommends (``general.sampling.*``)."""
+        o = self.sampling
+        if o.sampling == "model" and not recommended:
+            raise SpecdecError("--sampling model: this GGUF recommends no sampling.", "Give --temp, --top-k, --top-p.")
+        base = recommended if o.sampling == "model" else {}
+        temperature = o.temp if o.temp is not None else base.get("temp", 0.0)
+        if temperature <= 0.0 and (o.top_k is not None or o.top_p is not None or o.min_p is not None):
+            raise SpecdecError("--top-k, --top-p and --min-p do nothing in greedy decoding.", "Give --temp too.")
+        return Sampling(
+            temperature=temperature,
+            top_k=int(o.top_k if o.top_k is not None else base.get("top_k", 0)),
+            top_p=o.top_p if o.top_p is not None else base.get("top_p", 1.0),
+            min_p=o.min_p if o.min_p is not None else base.get("min_p", 0.0),
+            seed=self.seed,
+        )
+
+
+def make_spec(**values: object) -> RunSpec:
+    """A ``RunSpec``, or a one-line error that names the option and the fault."""
+    try:
+        return RunSpec.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "--" + str(first["loc"][-1] if isinstance(first["loc"][-1], str) else first["loc"][-2]).replace("_", "-")
+        raise SpecdecError(f"{name}: {first['msg']} (given: {first['input']!r}).", "See specdec compare --help.") from error

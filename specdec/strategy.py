@@ -1,0 +1,104 @@
+"""The strategy: something that guesses the target's next tokens. One method must be written: ``propose``.
+
+    class Repeat(Strategy):
+        name = "repeat"
+
+        def propose(self, context, max_tokens):
+            return Draft([int(context[-1])] * min(4, max_tokens))
+
+The loop (specdec/decode.py) times, clips and counts; a strategy never touches the target's memory.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from specdec.types import Draft, FloatArray, MemoryItem, Step, TokenArray
+
+
+class StrategyOptions(BaseModel):
+    """Base of a strategy's options: every field has a default and a description that names its unit."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Facts of the target that a strategy may rely on; handed over once, by ``open``.
+
+    Args:
+        n_vocab: tokens in the target's vocabulary.
+        n_ctx: the target's context length in tokens.
+        width: length of the target's hidden rows (0 where unknown).
+        threads: threads of the target's decoding.
+    """
+
+    n_vocab: int
+    n_ctx: int
+    width: int = 0
+    threads: int = 1
+
+
+class Strategy(ABC):
+    """Base class. A subclass gives ``name``, may give ``Options`` and ``needs``, and writes ``propose``.
+
+    Order of calls: ``open``, then for each generation ``begin``, (``process``, ``propose``, ``accept``)*, ``end``;
+    ``reset`` between prompts unless the run carries state; ``close`` at last.
+    """
+
+    name: ClassVar[str]
+    Options: ClassVar[type[StrategyOptions]] = StrategyOptions
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """``hidden_states``: ``process`` is called. (``target_model``: reserved.)"""
+
+    def __init__(self, options: StrategyOptions | None = None) -> None:
+        self.options = options if options is not None else self.Options()
+
+    @property
+    def longest_draft(self) -> int:
+        """The most tokens that one draft may hold; the loop clips to it and the rollback is planned with it.
+
+        Default: the option ``n_max`` where there is one, else 16.
+        """
+        return int(getattr(self.options, "n_max", 16))
+
+    def open(self, services: Services) -> None:  # noqa: B027 - optional
+        """Once, before the first generation: learn the facts of the target, allocate."""
+
+    def begin(self, prompt_ids: TokenArray) -> None:  # noqa: B027 - optional
+        """A new generation, before the prefill. ``prompt_ids`` int32 [n], the whole prompt, read-only."""
+
+    def process(self, ids: TokenArray, start: int, hidden: FloatArray) -> None:  # noqa: B027 - optional
+        """After each prefill chunk and each target pass, with ``needs = {"hidden_states"}`` only.
+
+        ``hidden`` float32 [len(ids), width] is valid until the next decode; ``start`` is the position of ids[0].
+        """
+
+    @abstractmethod
+    def propose(self, context: TokenArray, max_tokens: int) -> Draft:
+        """Guess what follows ``context``.
+
+        Args:
+            context: int32 [n], read-only view of prompt and output so far; its last token is sampled, not yet decoded.
+            max_tokens: the most that the loop will verify now (at least 1); longer drafts are clipped.
+        """
+
+    def accept(self, step: Step) -> None:  # noqa: B027 - optional
+        """Once a step, also after an empty draft: what verification kept and what was emitted."""
+
+    def end(self) -> None:  # noqa: B027 - optional
+        """The generation is over."""
+
+    def reset(self) -> None:  # noqa: B027 - optional
+        """Forget everything learnt across generations."""
+
+    def close(self) -> None:  # noqa: B027 - optional
+        """Free what ``open`` took."""
+
+    def memory(self) -> list[MemoryItem]:
+        """What the strategy itself holds (tables, weights, caches), item by item."""
+        return []

@@ -1,0 +1,59 @@
+"""What the loop asks of a target: decode tokens, hand out logits, undo. llama.cpp's is in specdec/llama/, a toy in testing.py."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+from specdec.types import FloatArray, TokenArray
+
+Outputs = Literal["none", "last", "all"]
+
+
+class TargetMemory(Protocol):
+    """What the target remembers of the tokens decoded so far (one sequence)."""
+
+    recurrent: bool
+    """True where some layers keep a recurrent state, which cannot be cut at a position like a KV cache."""
+
+    snapshots: int
+    """How many recurrent states before the last one the most recent decode keeps; 0 without."""
+
+    def remove_from(self, position: int) -> bool:
+        """Forget the tokens at ``position`` and later. True says only that llama.cpp did not refuse: see rollback.py."""
+
+    def save(self, on_device: bool) -> None:
+        """Keep a copy of the recurrent state (one copy; the latest wins)."""
+
+    def restore(self) -> None:
+        """Put the saved recurrent state back. The KV cache's tail is still to be removed."""
+
+    def checkpoint_bytes(self) -> int:
+        """Size of one recurrent state as saved now."""
+
+    def clear(self) -> None:
+        """Forget everything."""
+
+
+class Target(Protocol):
+    """A language model with one sequence. Positions count from 0."""
+
+    n_vocab: int
+    n_ctx: int
+    n_batch: int
+    width: int
+    threads: int
+    end_of_text: frozenset[int]
+    memory: TargetMemory
+
+    def decode(self, ids: TokenArray, start: int, outputs: Outputs, hidden: bool = False) -> FloatArray:
+        """Decode ``ids`` (int32 [n], n <= n_batch) at positions start, start+1, ...
+
+        Returns logits float32 [rows, n_vocab]: n rows for ``all``, 1 for ``last``, 0 for ``none``. The array is valid
+        until the next decode and may be written to. Blocks until the logits are there.
+        """
+
+    def hidden_rows(self) -> FloatArray:
+        """Hidden rows float32 [n, width] of the last decode, if it was asked for them."""
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of a token, special tokens rendered as nothing."""

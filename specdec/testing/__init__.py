@@ -1,0 +1,1 @@
+"""Shipped for strategy authors and for tests: a toy target, the conformance suite, tiny GGUF models."""

@@ -1,0 +1,186 @@
+"""Frozen value types that travel between the parts. Units: seconds, bytes, tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+TokenArray = npt.NDArray[np.int32]
+FloatArray = npt.NDArray[np.float32]
+
+PHASES = ("propose", "catch_up", "verify", "sample", "roll_back", "translate", "other")
+"""Where the wall time of a step goes; the phases of a generation add up to its generation time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One prompt of a workload. ``chat`` prompts have messages (several user messages are turns of one conversation),
+    ``completion`` prompts have text."""
+
+    id: str
+    workload: str
+    kind: str
+    length: str
+    messages: tuple[Message, ...] = ()
+    text: str = ""
+    notes: str = ""
+    licence: str = ""
+
+    @property
+    def turns(self) -> int:
+        """How many answers this prompt asks for."""
+        return max(1, sum(m.role == "user" for m in self.messages))
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What a strategy proposes in one step.
+
+    Args:
+        token_ids: the draft tokens in order; may be empty.
+        probs: float32 [len(token_ids), n_vocab], the full distribution that each token was *sampled* from; None for
+            a deterministic strategy.
+        note: free text for the step's record (a cascade writes which of its strategies drafted).
+        parents: reserved for trees; refused for now.
+    """
+
+    token_ids: Sequence[int] = ()
+    probs: FloatArray | None = None
+    note: str | None = None
+    parents: Sequence[int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    def clipped(self, n: int) -> Draft:
+        """The first ``n`` tokens of this draft."""
+        if len(self.token_ids) <= n:
+            return self
+        probs = None if self.probs is None else self.probs[:n]
+        return Draft(self.token_ids[:n], probs, self.note)
+
+
+NO_DRAFT = Draft()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What became of one draft.
+
+    Args:
+        start: position of the first token of the target pass (the last token of the context that was proposed on).
+        draft: the draft as verified, after clipping.
+        accepted: how many of its tokens verification kept.
+        emitted: the tokens that the step added: the accepted ones and the bonus token, less what a stop cut off.
+    """
+
+    start: int
+    draft: Draft
+    accepted: int
+    emitted: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryItem:
+    """One item of memory: where it lies, what it is, how large."""
+
+    device: str
+    kind: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepLog:
+    """Per-step arrays of one generation, all of the same length (one entry a target pass)."""
+
+    drafted: list[int] = field(default_factory=list)
+    accepted: list[int] = field(default_factory=list)
+    wall_us: list[int] = field(default_factory=list)
+    verify_us: list[int] = field(default_factory=list)
+    rollback: list[str] = field(default_factory=list)
+    note: list[str | None] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.drafted)
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One answer of the target and everything that was counted and timed on the way.
+
+    Identity: ``len(token_ids) == 1 + sum(accepted + 1 over steps) - cut``.
+
+    Args:
+        n_prompt: tokens of the prompt; n_reused of them were still in memory from the previous turn.
+        stop: ``end-of-text``, ``stop-string`` or ``length``.
+        cut: tokens that a stop or the length limit took from what the steps emitted.
+        prefill_s: time of the prompt's decode; ttft_s: from the request to the first token.
+        generation_s: from the end of the prefill to the last token; end_to_end_s: everything.
+        phase_s: seconds by phase (PHASES), adding up to generation_s.
+        first_end_of_text: with ``ignore_eos``, the index in token_ids at which the model wanted to stop first.
+    """
+
+    n_prompt: int
+    token_ids: list[int]
+    text: str
+    stop: str
+    cut: int
+    steps: StepLog
+    prefill_s: float
+    ttft_s: float
+    generation_s: float
+    end_to_end_s: float
+    phase_s: dict[str, float]
+    n_reused: int = 0
+    n_redecoded: int = 0
+    first_end_of_text: int | None = None
+    memory: tuple[MemoryItem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the target's tokens are chosen. ``temperature`` 0 is greedy; a filter at its neutral value is off."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature <= 0.0
+
+    @property
+    def label(self) -> str:
+        """Short form for run labels."""
+        if self.greedy:
+            return "greedy"
+        parts = [f"temp={self.temperature:g}"]
+        parts += [f"top_k={self.top_k}"] if self.top_k > 0 else []
+        parts += [f"top_p={self.top_p:g}"] if self.top_p < 1.0 else []
+        parts += [f"min_p={self.min_p:g}"] if self.min_p > 0.0 else []
+        return " ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a generation ends: after ``n_predict`` tokens, at end-of-text (unless ignored), at a stop string."""
+
+    n_predict: int = 256
+    ignore_eos: bool = False
+    stop: tuple[str, ...] = ()
+
+
+Row = dict[str, Any]
+"""One row of a table: a strategy on a workload."""
