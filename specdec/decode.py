@@ -220,7 +220,7 @@ class _Run:
             if self._d._hidden:
                 self._strategy.process(self._view[start:stop], start, self._target.hidden_rows())
             if stop == self._n:
-                return logits[0]
+                return np.asarray(logits[0])
             start = stop
 
     def _pass(self, start: int, stop: int, outputs: Outputs) -> FloatArray:
@@ -272,7 +272,9 @@ class _Run:
         draft = draft.clipped(room)
         for token in draft.token_ids:
             if not 0 <= token < self._target.n_vocab:
-                raise SpecdecError(f"{self._strategy.name}: proposed token {token}, outside 0..{self._target.n_vocab - 1}.")
+                raise SpecdecError(
+                    f"{self._strategy.name}: proposed token {token}, outside 0..{self._target.n_vocab - 1}."
+                )
         return draft
 
     def _verify(self, draft: Draft, logits: FloatArray) -> tuple[int, int]:

@@ -17,11 +17,12 @@ import warnings
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from specdec.errors import SpecdecError
-from specdec.strategy import Strategy
+from specdec.strategy import Strategy, StrategyOptions
 from specdec.syntax import Call, parse, render
 
 GROUPS = {"ngram": ("ngram-simple", "ngram-mod")}
@@ -142,21 +143,25 @@ def load_class(spec: str) -> type[Strategy]:
     try:
         module_spec.loader.exec_module(module)
     except Exception as error:
-        raise SpecdecError(f"--strategy {spec}: {path_text} fails on import: {type(error).__name__}: {error}") from error
+        raise SpecdecError(
+            f"--strategy {spec}: {path_text} fails on import: {type(error).__name__}: {error}"
+        ) from error
     classes = {n: c for n, c in vars(module).items() if inspect.isclass(c) and c.__module__ == module_name}
     if name:
         if name not in classes:
-            raise SpecdecError(f"--strategy {spec}: {path_text} has no class {name!r}.", f"It has: {', '.join(classes)}.")
-        _check_class(classes[name], spec)
-        return classes[name]
+            raise SpecdecError(
+                f"--strategy {spec}: {path_text} has no class {name!r}.", f"It has: {', '.join(classes)}."
+            )
+        return _check_class(classes[name], spec)
     strategies = [c for c in classes.values() if issubclass(c, Strategy) and not inspect.isabstract(c)]
     if len(strategies) != 1:
-        raise SpecdecError(f"--strategy {spec}: {path_text} has {len(strategies)} strategies.", "Name one: file.py:Class.")
-    _check_class(strategies[0], spec)
-    return strategies[0]
+        raise SpecdecError(
+            f"--strategy {spec}: {path_text} has {len(strategies)} strategies.", "Name one: file.py:Class."
+        )
+    return _check_class(strategies[0], spec)
 
 
-def _check_class(cls: type[Strategy], where: str) -> None:
+def _check_class(cls: Any, where: str) -> type[Strategy]:
     if not (inspect.isclass(cls) and issubclass(cls, Strategy)):
         raise SpecdecError(f"{where} is not a strategy.", "Derive it from specdec.Strategy.")
     if inspect.isabstract(cls):
@@ -164,6 +169,7 @@ def _check_class(cls: type[Strategy], where: str) -> None:
     name = getattr(cls, "name", None)
     if not isinstance(name, str) or parse_name(name) != name:
         raise SpecdecError(f"{where}: its name is {name!r}.", 'Give the class a plain name, e.g. name = "my-strategy".')
+    return cls
 
 
 def parse_name(name: str) -> str | None:
@@ -188,7 +194,7 @@ def option_lines(cls: type[Strategy]) -> list[tuple[str, str, str, str]]:
     ]
 
 
-def _options(cls: type[Strategy], call: Call):  # type: ignore[no-untyped-def]
+def _options(cls: type[Strategy], call: Call) -> StrategyOptions:
     if call.nested:
         raise SpecdecError(f"{call.name}: takes no strategies inside its brackets.")
     known = cls.Options.model_fields

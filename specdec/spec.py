@@ -99,4 +99,6 @@ def make_spec(**values: object) -> RunSpec:
     except ValidationError as error:
         first = error.errors()[0]
         name = "--" + str(first["loc"][-1] if isinstance(first["loc"][-1], str) else first["loc"][-2]).replace("_", "-")
-        raise SpecdecError(f"{name}: {first['msg']} (given: {first['input']!r}).", "See specdec compare --help.") from error
+        raise SpecdecError(
+            f"{name}: {first['msg']} (given: {first['input']!r}).", "See specdec compare --help."
+        ) from error

@@ -1,4 +1,4 @@
-"""What the loop asks of a target: decode tokens, hand out logits, undo. llama.cpp's is in specdec/llama/, a toy in testing.py."""
+"""What the loop asks of a target: decode tokens, hand out logits, undo. llama.cpp's is in specdec/llama/."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ Outputs = Literal["none", "last", "all"]
 class TargetMemory(Protocol):
     """What the target remembers of the tokens decoded so far (one sequence)."""
 
-    recurrent: bool
-    """True where some layers keep a recurrent state, which cannot be cut at a position like a KV cache."""
+    @property
+    def recurrent(self) -> bool:
+        """True where some layers keep a recurrent state: it cannot be cut at a position like a KV cache."""
 
-    snapshots: int
-    """How many recurrent states before the last one the most recent decode keeps; 0 without."""
+    @property
+    def snapshots(self) -> int:
+        """How many recurrent states before the last one the most recent decode keeps; 0 without."""
 
     def remove_from(self, position: int) -> bool:
         """Forget the tokens at ``position`` and later. True says only that llama.cpp did not refuse: see rollback.py."""
@@ -37,13 +39,25 @@ class TargetMemory(Protocol):
 class Target(Protocol):
     """A language model with one sequence. Positions count from 0."""
 
-    n_vocab: int
-    n_ctx: int
-    n_batch: int
-    width: int
-    threads: int
-    end_of_text: frozenset[int]
-    memory: TargetMemory
+    @property
+    def n_vocab(self) -> int:
+        """Tokens in the vocabulary."""
+
+    @property
+    def n_ctx(self) -> int:
+        """Context length, tokens."""
+
+    @property
+    def n_batch(self) -> int:
+        """Most tokens of one decode."""
+
+    @property
+    def end_of_text(self) -> frozenset[int]:
+        """Tokens that end a generation."""
+
+    @property
+    def memory(self) -> TargetMemory:
+        """What it remembers."""
 
     def decode(self, ids: TokenArray, start: int, outputs: Outputs, hidden: bool = False) -> FloatArray:
         """Decode ``ids`` (int32 [n], n <= n_batch) at positions start, start+1, ...

@@ -34,9 +34,9 @@ class Options(StrategyOptions):
 
 
 class NgramMod(Strategy):
-    """Walk the table from the last ``n_match`` tokens; draft up to ``n_max``, nothing if it breaks off before ``n_min``.
+    """Walk the table from the last ``n_match`` tokens; draft up to ``n_max``, nothing below ``n_min``.
 
-    The hash of a window is ``sum(token[k] * FACTOR**(n-1-k)) mod 2**64``. Drafting rolls it: one multiplication a token.
+    The hash of a window is ``sum(token[k] * FACTOR**(n-1-k)) mod 2**64``. Drafting rolls it: a multiplication a token.
     New n-grams enter the table once 32 tokens have gathered, all at once in NumPy.
     """
 
@@ -47,7 +47,7 @@ class NgramMod(Strategy):
         super().__init__(options)
         self._o = cast(Options, self.options)
         self._table = np.full(self._o.table_size, _EMPTY, np.int32)
-        self._entries = memoryview(self._table)  # a fifth of the time of NumPy's own scalar access
+        self._entries: memoryview[int] = self._table.data  # a fifth of the time of NumPy's own scalar access
         self._leading = pow(_FACTOR, self._o.n_match, 1 << 64)
         self._powers = np.ones(1, np.uint64)
         self._inverses = np.ones(1, np.uint64)

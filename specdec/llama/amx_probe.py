@@ -11,8 +11,8 @@ def main() -> None:
 
     from specdec.llama.model import LlamaModel
     from specdec.llama.target import LlamaTarget
-    from specdec.testing.nano import write_nano
     from specdec.spec import ModelOptions
+    from specdec.testing.nano import write_nano
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "probe.gguf"

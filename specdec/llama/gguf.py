@@ -6,6 +6,7 @@ The big cost in a real file is the vocabulary (250 k strings); its arrays are sk
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
 from dataclasses import dataclass, field
@@ -142,7 +143,8 @@ class _Reader:
         if kind == _STRING:
             if keep:
                 return [self._string() for _ in range(n)]
-            return self._skip_strings(n)
+            self._skip_strings(n)
+            return None
         if kind not in _SCALARS:
             raise IndexError(f"unknown array type {kind}")
         width = struct.calcsize("<" + _SCALARS[kind])
@@ -166,7 +168,4 @@ def _tensor_bytes(path: Path, name: str, shape: tuple[int, ...], kind: int) -> i
         block, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
     except (ValueError, KeyError) as error:
         raise SpecdecError(f"{path}: tensor {name} has the unknown type {kind}.", "Update specdec.") from error
-    n = 1
-    for dimension in shape:
-        n *= dimension
-    return n // block * size
+    return math.prod(shape) // int(block) * int(size)

@@ -71,21 +71,27 @@ def llama() -> ModuleType:
     log_set(callback, ctypes.c_void_p(0))
     llama_cpp.specdec_log_callback = callback  # must outlive every call into the library
     llama_cpp.llama_backend_init()
-    return llama_cpp
+    module: ModuleType = llama_cpp
+    return module
 
 
 def _check_version() -> None:
-    try:
-        found = version("llama-cpp-python")
-    except PackageNotFoundError:
-        # A bare copy of the package's files on PYTHONPATH has no metadata; then it says its version itself.
-        try:
-            from llama_cpp import __version__ as found
-        except ImportError as error:
-            raise SpecdecError(f"llama-cpp-python is not installed: {error}.", _INSTALL) from error
+    found = _installed_version()
     parts = tuple(int(p) for p in found.split(".")[:3] if p.isdigit())
     if not SUPPORTED[0] <= parts < SUPPORTED[1]:
         raise SpecdecError(f"llama-cpp-python {found} is installed; specdec knows 0.3.36.", _INSTALL)
+
+
+def _installed_version() -> str:
+    try:
+        return version("llama-cpp-python")
+    except PackageNotFoundError:
+        # A bare copy of the package's files on PYTHONPATH has no metadata, but says its version itself.
+        try:
+            import llama_cpp
+        except ImportError as error:
+            raise SpecdecError(f"llama-cpp-python is not installed: {error}.", _INSTALL) from error
+        return str(llama_cpp.__version__)
 
 
 def library_folder() -> Path:

@@ -127,7 +127,9 @@ class LlamaModel:
         return Jinja2ChatFormatter(raw.decode(), eos_token=tokens[0], bos_token=tokens[1])
 
     def _text_of(self, token: int) -> str:
-        return "" if token < 0 else (self._lib.llama_vocab_get_text(self.vocab, token) or b"").decode("utf-8", "replace")
+        return (
+            "" if token < 0 else (self._lib.llama_vocab_get_text(self.vocab, token) or b"").decode("utf-8", "replace")
+        )
 
 
 def _apply_placement(params: Any, options: ModelOptions) -> list[Any]:

@@ -34,7 +34,7 @@ class LlamaTarget:
     def __init__(self, model: LlamaModel, n_ctx: int, snapshots: int = 0, longest_draft: int = 0) -> None:
         L, options = model._lib, model.options
         self._lib, self._model = L, model
-        self.threads = options.threads or psutil.cpu_count(logical=False) or 1
+        self.threads = options.threads or default_threads()
         self.n_vocab, self.width = model.n_vocab, model.width
         self.end_of_text, self.piece = model.end_of_text, model.piece
         params = L.llama_context_default_params()
@@ -85,7 +85,7 @@ class LlamaTarget:
         address = ctypes.cast(self._lib.llama_get_logits(self._context), ctypes.c_void_p).value  # waits for the result
         if not address:
             raise SpecdecError("llama.cpp gave no logits.")
-        buffer = (ctypes.c_float * (rows * self.n_vocab)).from_address(address)
+        buffer: Any = (ctypes.c_float * (rows * self.n_vocab)).from_address(address)
         return np.frombuffer(buffer, np.float32).reshape(rows, self.n_vocab)
 
     def hidden_rows(self) -> FloatArray:
@@ -102,10 +102,15 @@ class LlamaTarget:
         self._positions: Any = np.ctypeslib.as_array(batch.pos, (size,))
         self._wanted: Any = np.ctypeslib.as_array(batch.logits, (size,))
         self._counting = np.arange(size, dtype=np.int32)
-        self._no_logits = np.empty((0, self.n_vocab), np.float32)
+        self._no_logits: FloatArray = np.empty((0, self.n_vocab), np.float32)
         for i in range(size):
             batch.n_seq_id[i] = 1
             batch.seq_id[i][0] = 0
+
+
+def default_threads() -> int:
+    """Physical cores: llama.cpp's matrix kernels gain nothing from a core's second thread, and often lose."""
+    return psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
 
 
 def _context_error(n_ctx: int) -> tuple[str, str]:

@@ -57,7 +57,9 @@ def check_strategy(build: Build) -> list[Check]:
         try:
             results.append(Check(name, True, check(build)))
         except Exception as error:  # noqa: BLE001 - the strategy under test may raise anything; that is the result
-            results.append(Check(name, False, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__))
+            results.append(
+                Check(name, False, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+            )
     return results
 
 

@@ -119,7 +119,11 @@ class FakeTarget:
         self.memory.append([int(t) for t in ids])
         self._hidden = np.repeat(np.asarray(ids, np.float32)[:, None], self.width, axis=1)
         rows = {"none": range(0), "last": range(len(ids) - 1, len(ids)), "all": range(len(ids))}[outputs]
-        return np.stack([self._row(start + i, stale) for i in rows]) if len(rows) else np.empty((0, self.n_vocab), np.float32)
+        return (
+            np.stack([self._row(start + i, stale) for i in rows])
+            if len(rows)
+            else np.empty((0, self.n_vocab), np.float32)
+        )
 
     def hidden_rows(self) -> FloatArray:
         return self._hidden

@@ -31,7 +31,7 @@ def write_nano(path: Path, kind: Kind, quant: Quant = "Q5_1", seed: int = 0) -> 
     """Write a model of 1-2 MB to ``path``.
 
     Q5_1 is the default for a reason: llama.cpp's CPU kernels for it treat every token of a batch alone, so results do
-    not depend on the batch's shape and can be compared bit for bit. F32 and Q8_0 take tiled kernels for 2 tokens and more.
+    not depend on the batch's shape and can be compared bit for bit. F32 and Q8_0 take tiled kernels from 2 tokens on.
     """
     rng = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, "qwen35moe" if kind == "hybrid" else "llama")
@@ -99,7 +99,10 @@ def _dense() -> _Shapes:
     for i in range(_LAYERS):
         p = f"blk.{i}."
         yield from [(p + "attn_norm.weight", (_WIDTH,)), (p + "ffn_norm.weight", (_WIDTH,))]
-        yield from [(p + "attn_q.weight", (_HEADS * _HEAD, _WIDTH)), (p + "attn_output.weight", (_WIDTH, _HEADS * _HEAD))]
+        yield from [
+            (p + "attn_q.weight", (_HEADS * _HEAD, _WIDTH)),
+            (p + "attn_output.weight", (_WIDTH, _HEADS * _HEAD)),
+        ]
         yield from [(p + f"attn_{x}.weight", (_KV_HEADS * _HEAD, _WIDTH)) for x in "kv"]
         yield from [(p + f"ffn_{x}.weight", (2 * _WIDTH, _WIDTH)) for x in ("gate", "up")]
         yield p + "ffn_down.weight", (_WIDTH, 2 * _WIDTH)
@@ -132,7 +135,11 @@ def _gated_attention(p: str) -> _Shapes:
 def _delta_net(p: str) -> _Shapes:
     inner, key = _V_HEADS * _STATE, _K_HEADS * _STATE
     yield from [(p + "attn_qkv.weight", (2 * key + inner, _WIDTH)), (p + "attn_gate.weight", (inner, _WIDTH))]
-    yield from [(p + "ssm_conv1d.weight", (2 * key + inner, _CONV)), (p + "ssm_dt.bias", (_V_HEADS,)), (p + "ssm_a", (_V_HEADS,))]
+    yield from [
+        (p + "ssm_conv1d.weight", (2 * key + inner, _CONV)),
+        (p + "ssm_dt.bias", (_V_HEADS,)),
+        (p + "ssm_a", (_V_HEADS,)),
+    ]
     yield from [(p + "ssm_beta.weight", (_V_HEADS, _WIDTH)), (p + "ssm_alpha.weight", (_V_HEADS, _WIDTH))]
     yield from [(p + "ssm_norm.weight", (_STATE,)), (p + "ssm_out.weight", (_WIDTH, inner))]
 

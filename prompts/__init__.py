@@ -1,0 +1,1 @@
+"""The built-in prompt sets (data, JSON Lines), shipped as the package ``specdec.prompts``."""

@@ -1,0 +1,173 @@
+"""``specdec compare`` and ``specdec resume``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from specdec.cli import app
+from specdec.cli import options as o
+
+if TYPE_CHECKING:
+    from specdec.spec import RunSpec
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of tables.")]
+
+
+@app.command()
+def compare(
+    target: o.Target,
+    strategies: o.Strategies = "ngram",
+    strategy: o.StrategyFiles = [],  # noqa: B006 - Typer copies it
+    workloads: o.Workloads = "",
+    prompts: o.PromptFiles = [],  # noqa: B006
+    limit: o.Limit = 3,
+    n_predict: o.NPredict = 256,
+    repeats: o.Repeats = 1,
+    warmup: o.Warmup = 1,
+    seed: o.Seed = 0,
+    results: o.Results = o.DEFAULT_RESULTS,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the cells and the time they will take; run nothing.")
+    ] = False,
+    json: Json = False,
+    rollback: o.RollbackModes = "auto",
+    snapshots: o.Snapshots = None,
+    ignore_eos: o.IgnoreEos = False,
+    stop: o.Stop = [],  # noqa: B006
+    thinking: o.Thinking = False,
+    carry_state: o.CarryState = False,
+    sampling: o.SamplingMode = "greedy",
+    temp: o.Temp = None,
+    top_k: o.TopK = None,
+    top_p: o.TopP = None,
+    min_p: o.MinP = None,
+    gpu_layers: o.GpuLayers = -1,
+    n_cpu_moe: o.NCpuMoe = 0,
+    override_tensor: o.OverrideTensor = [],  # noqa: B006
+    load_mode: o.LoadMode = "auto",
+    no_mmap: o.NoMmap = False,
+    threads: o.Threads = 0,
+    threads_batch: o.ThreadsBatch = 0,
+    ctx_size: o.CtxSize = 0,
+    batch_size: o.BatchSize = 2048,
+    ubatch_size: o.UbatchSize = 512,
+    flash_attn: o.FlashAttn = "auto",
+    cache_type_k: o.CacheTypeK = "f16",
+    cache_type_v: o.CacheTypeV = "f16",
+    no_op_offload: o.NoOpOffload = False,
+    main_gpu: o.MainGpu = 0,
+    device: o.Device = "",
+) -> None:
+    """Compare draft strategies on a model: acceptance, memory and net speed by workload, against `none`."""
+    from specdec.spec import make_spec
+
+    spec = make_spec(
+        target=target,
+        strategies=_with_files(strategies, strategy),
+        strategy_files=tuple(strategy),
+        workloads=_split(workloads),
+        prompt_files=tuple(prompts),
+        limit=limit or None,
+        n_predict=n_predict,
+        repeats=repeats,
+        warmup=warmup,
+        seed=seed,
+        rollback=_split(rollback) or ("auto",),
+        snapshots=snapshots,
+        ignore_eos=ignore_eos,
+        stop=tuple(stop),
+        thinking=thinking,
+        carry_state=carry_state,
+        sampling={"sampling": sampling, "temp": temp, "top_k": top_k, "top_p": top_p, "min_p": min_p},
+        model={
+            "gpu_layers": gpu_layers,
+            "n_cpu_moe": n_cpu_moe,
+            "override_tensor": tuple(override_tensor),
+            "load_mode": "none" if no_mmap else load_mode,
+            "threads": threads,
+            "threads_batch": threads_batch,
+            "ctx_size": ctx_size,
+            "batch_size": batch_size,
+            "ubatch_size": ubatch_size,
+            "flash_attn": flash_attn,
+            "cache_type_k": cache_type_k,
+            "cache_type_v": cache_type_v,
+            "op_offload": not no_op_offload,
+            "main_gpu": main_gpu,
+            "device": device,
+        },
+    )
+    if dry_run:
+        _dry_run(spec)
+        return
+    from specdec import runner
+    from specdec.cli.progress import watched
+
+    with watched() as observer:
+        folder = runner.compare(spec, results, observer)
+    _print(folder, json)
+
+
+@app.command()
+def resume(
+    run: Annotated[str, typer.Argument(help="An interrupted run: its folder, its id, or `latest`.")],
+    results: o.Results = o.DEFAULT_RESULTS,
+    json: Json = False,
+) -> None:
+    """Finish an interrupted run, in the same order and with the same seed."""
+    from specdec import runner, store
+    from specdec.cli.progress import watched
+
+    with watched() as observer:
+        folder = runner.resume(store.read_run(store.find_run(run, results)), observer)
+    _print(folder, json)
+
+
+def _dry_run(spec: RunSpec) -> None:
+    from specdec import runner
+    from specdec.cli.progress import watched
+
+    with watched() as observer:
+        plan = runner.prepare(spec, observer)
+        seconds = runner.estimate_seconds(plan, spec)
+        plan.engine.close()
+    for arm in plan.engine.arms:
+        snapshots = f", {arm.snapshots} snapshots" if arm.snapshots else ""
+        typer.echo(f"{arm.planned.label}: rollback {arm.rollback}{snapshots}, drafts of up to {arm.longest_draft}")
+    by_workload: dict[str, list[int]] = {}
+    for prompt in plan.prompts:
+        by_workload.setdefault(prompt.workload, []).append(plan.lengths[prompt.id])
+    for workload, lengths in by_workload.items():
+        typer.echo(f"{workload}: {len(lengths)} prompts, {min(lengths):,} to {max(lengths):,} tokens")
+    typer.echo(f"{len(plan.cells)} cells, at most {_duration(seconds)} (from one short measurement of plain decoding)")
+
+
+def _print(folder: Path, json: bool) -> None:
+    from specdec import store
+    from specdec.report import formats, tables
+
+    run = store.read_run(folder)
+    typer.echo(formats.as_json(run) if json else tables.as_text(run))
+    if all(s["status"] != "ok" for s in run.samples):
+        raise typer.Exit(1)
+
+
+def _with_files(strategies: str, files: list[str]) -> str:
+    """--strategy files take part even if --strategies does not name them."""
+    if not files:
+        return strategies
+    from specdec.registry import load_class
+
+    return ",".join([strategies, *(load_class(f).name for f in files)])
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _duration(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{seconds:.0f} s" if seconds < 90 else f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

@@ -1,0 +1,78 @@
+"""Options that several commands share: one home for each option's name, help and unit. Names are llama.cpp's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_MODEL = "Model (llama.cpp's options)"
+_SAMPLING = "Sampling"
+_RUN = "Run"
+
+Results = Annotated[Path, typer.Option("--results", help="Folder that holds the runs.")]
+DEFAULT_RESULTS = Path("results")
+
+Target = Annotated[str, typer.Option("--target", "-m", help="The target model, a GGUF file.")]
+Strategies = Annotated[
+    str, typer.Option("--strategies", "-s", help="Comma list, e.g. ngram or 'ngram-mod(n_match=16),ngram-simple'.")
+]
+StrategyFiles = Annotated[
+    list[str],
+    typer.Option("--strategy", help="Your own strategy, ./file.py:Class (repeatable); it joins the comparison."),
+]
+Workloads = Annotated[
+    str, typer.Option("--workloads", "-w", help="Comma list of workloads or length classes; default all.")
+]
+PromptFiles = Annotated[list[str], typer.Option("--prompts", help="Your own prompts, JSON Lines (repeatable).")]
+Limit = Annotated[int, typer.Option("--limit", help="Prompts a workload; 0 for all.")]
+NPredict = Annotated[int, typer.Option("--n-predict", "-n", help="Most tokens of an answer.")]
+Repeats = Annotated[int, typer.Option("--repeats", help="Generations of each prompt under each strategy.")]
+Warmup = Annotated[int, typer.Option("--warmup", help="Warm-up prompts under each strategy; stored, never counted.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of sampling.")]
+RollbackModes = Annotated[
+    str,
+    typer.Option(
+        "--rollback",
+        help="Undo in recurrent memory: auto, snapshots, checkpoint, checkpoint-host; a comma list compares.",
+    ),
+]
+Snapshots = Annotated[
+    int | None, typer.Option("--snapshots", help="Recurrent states kept for rollback; default by draft length.")
+]
+IgnoreEos = Annotated[
+    bool, typer.Option("--ignore-eos", help="Generate the full length (flatters n-grams where the model would loop).")
+]
+Stop = Annotated[list[str], typer.Option("--stop", help="Stop at this string (repeatable).")]
+Thinking = Annotated[bool, typer.Option("--thinking/--no-thinking", help="Let the chat template switch thinking on.")]
+CarryState = Annotated[
+    bool, typer.Option("--carry-state", help="Strategies keep what they learnt from prompt to prompt.")
+]
+
+SamplingMode = Annotated[str, typer.Option("--sampling", help="greedy, or model: what the GGUF recommends.")]
+Temp = Annotated[float | None, typer.Option("--temp", "--temperature", help="Temperature; 0 is greedy.")]
+TopK = Annotated[int | None, typer.Option("--top-k", help="Keep the k most probable tokens; 0 is off.")]
+TopP = Annotated[float | None, typer.Option("--top-p", help="Keep the tokens that make up this probability; 1 is off.")]
+MinP = Annotated[float | None, typer.Option("--min-p", help="Drop tokens below this share of the best one; 0 is off.")]
+
+GpuLayers = Annotated[int, typer.Option("--gpu-layers", "--n-gpu-layers", "-ngl", help="Layers in VRAM; -1 for all.")]
+NCpuMoe = Annotated[int, typer.Option("--n-cpu-moe", "-ncmoe", help="Keep the experts of the first N layers in RAM.")]
+OverrideTensor = Annotated[list[str], typer.Option("--override-tensor", "-ot", help="PATTERN=BUFFER (repeatable).")]
+LoadMode = Annotated[str, typer.Option("--load-mode", "-lm", help="auto, mmap or none.")]
+NoMmap = Annotated[bool, typer.Option("--no-mmap", help="Same as --load-mode none.")]
+Threads = Annotated[int, typer.Option("--threads", "-t", help="CPU threads of generation; 0: physical cores.")]
+ThreadsBatch = Annotated[
+    int, typer.Option("--threads-batch", "-tb", help="CPU threads of the prompt; 0: as --threads.")
+]
+CtxSize = Annotated[int, typer.Option("--ctx-size", "-c", help="Context, tokens; 0: what the prompts need.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", "-b", help="Most tokens of a decode.")]
+UbatchSize = Annotated[int, typer.Option("--ubatch-size", "-ub", help="Tokens computed at once.")]
+FlashAttn = Annotated[str, typer.Option("--flash-attn", "-fa", help="auto, on or off.")]
+CacheTypeK = Annotated[str, typer.Option("--cache-type-k", "-ctk", help="KV cache type of K: f16, q8_0, ...")]
+CacheTypeV = Annotated[str, typer.Option("--cache-type-v", "-ctv", help="KV cache type of V: f16, q8_0, ...")]
+NoOpOffload = Annotated[
+    bool, typer.Option("--no-op-offload", help="Never copy RAM-resident matrices to the GPU for long batches.")
+]
+MainGpu = Annotated[int, typer.Option("--main-gpu", "-mg", help="Index of the GPU.")]
+Device = Annotated[str, typer.Option("--device", "-dev", help="Devices by name, comma list; none for CPU only.")]

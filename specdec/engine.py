@@ -1,0 +1,204 @@
+"""specdec's own engine: one loaded model, one context at a time, the strategies of a run, answers to prompts."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from specdec.decode import Decoder
+from specdec.errors import SpecdecError
+from specdec.llama.model import LlamaModel
+from specdec.llama.target import LlamaTarget, default_threads
+from specdec.registry import Planned
+from specdec.rollback import Mode, snapshots_for
+from specdec.spec import RunSpec
+from specdec.strategy import Services, Strategy
+from specdec.types import Generation, Limits, MemoryItem, Message, Prompt, Sampling, TokenArray
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One thing that is compared: a strategy with a way of rolling back."""
+
+    planned: Planned
+    rollback: Mode
+    longest_draft: int
+    snapshots: int
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What rows and samples are grouped by."""
+        return self.planned.label, self.rollback
+
+
+class Engine:
+    """Loads the target, checks every arm against it before anything runs, and answers prompts.
+
+    Args:
+        spec: the run.
+        planned: its strategies.
+        announce: takes one line for each thing worth telling (loads).
+    """
+
+    def __init__(self, spec: RunSpec, planned: list[Planned], announce: Callable[[str], None]) -> None:
+        self._spec, self._announce = spec, announce
+        path = Path(spec.target)
+        size = path.stat().st_size if path.is_file() else 0
+        announce(f"Loading {path.name} ({size / 1e9:.2f} GB)")
+        self.model = LlamaModel(path, spec.model)
+        announce(f"Loaded in {self.model.load_s:.1f} s: {self.model.description}, vocabulary {self.model.n_vocab:,}")
+        self.sampling = spec.resolve_sampling(self.model.recommended_sampling)
+        self.arms = self._make_arms(planned)
+        self._strategies: dict[str, Strategy] = {}
+        self._target: LlamaTarget | None = None
+        self._n_ctx = 0
+
+    def close(self) -> None:
+        """Free strategies, context and weights."""
+        for strategy in self._strategies.values():
+            strategy.close()
+        self._strategies.clear()
+        self._close_context()
+        self.model.close()
+
+    def _make_arms(self, planned: list[Planned]) -> list[Arm]:
+        arms = []
+        for plan in planned:
+            longest = plan.build().longest_draft
+            if "hidden_states" in plan.found.cls.needs:
+                raise SpecdecError(f"{plan.label}: needs hidden states, which this engine does not hand out yet.")
+            modes: tuple[Mode, ...] = self._spec.rollback if longest else ("auto",)
+            for mode in modes:
+                count = snapshots_for(mode, longest, self.model.recurrent, self._spec.snapshots)
+                arms.append(Arm(plan, mode, longest, count))
+        return arms
+
+    # ---- prompts
+
+    def tokens(self, prompt: Prompt, history: tuple[Message, ...]) -> TokenArray:
+        """The prompt's token ids; for a conversation, those of ``history``."""
+        if prompt.kind == "completion":
+            return self.model.tokenize(prompt.text)
+        return self.model.chat(list(history), self._spec.thinking)
+
+    def fit(self, prompts: list[Prompt]) -> dict[str, int]:
+        """Choose or check the context length; returns the prompts' lengths in tokens (all user turns together)."""
+        lengths, needs = {}, {}
+        for prompt in prompts:
+            lengths[prompt.id] = len(self.tokens(prompt, prompt.messages))
+            # Later turns of a conversation hold the earlier answers and their template's frame.
+            needs[prompt.id] = lengths[prompt.id] + prompt.turns * (self._spec.n_predict + 16 * (prompt.turns > 1))
+        worst = max(needs, key=needs.__getitem__)
+        asked, trained = self._spec.model.ctx_size, int(self.model.header.get("context_length", 0))
+        if asked and needs[worst] > asked:
+            raise SpecdecError(
+                f"prompt {worst} has {lengths[worst]:,} tokens and needs {needs[worst]:,} with --n-predict"
+                f" {self._spec.n_predict}: --ctx-size is {asked:,}.",
+                f"Use --ctx-size {needs[worst]}, a smaller --n-predict, or other --workloads.",
+            )
+        self._n_ctx = asked or _rounded(needs[worst])
+        if trained and self._n_ctx > trained:
+            warnings.warn(f"the context of {self._n_ctx:,} tokens exceeds the model's {trained:,}", stacklevel=2)
+        return lengths
+
+    def settings(self) -> dict[str, object]:
+        """What the context was resolved to."""
+        threads = self._spec.model.threads or default_threads()
+        return {"n_ctx": self._n_ctx, "threads": threads, "recurrent": self.model.recurrent}
+
+    # ---- generations
+
+    def answers(self, arm: Arm, prompt: Prompt, limits: Limits | None = None) -> Iterator[tuple[int, Generation]]:
+        """(turn, generation) for each turn of the prompt.
+
+        The memory starts empty; within a conversation it is kept, as users have it. The strategy starts fresh unless
+        the run carries state.
+        """
+        strategy = self._strategy(arm)
+        if not self._spec.carry_state:
+            strategy.reset()
+        limits = limits or self._spec.limits
+        decoder = Decoder(self._context(arm), strategy, arm.rollback)
+        history: list[Message] = []
+        turn = 0
+        for message in prompt.messages or (Message("user", ""),):
+            history.append(message)
+            if message.role != "user":
+                continue
+            ids = self.tokens(prompt, tuple(history))
+            if turn and not self._spec.model.ctx_size and len(ids) + limits.n_predict > self._n_ctx:
+                self._grow(len(ids) + limits.n_predict)
+                decoder = Decoder(self._context(arm), strategy, arm.rollback)
+            generation = decoder.generate(ids, limits, self._seeded(prompt, turn))
+            yield turn, dataclasses.replace(generation, memory=tuple(self._memory(arm, strategy, generation)))
+            history.append(Message("assistant", generation.text))
+            turn += 1
+
+    def discard(self, arm: Arm) -> None:
+        """After a failure: the arm's strategy and the context are made anew before the next use."""
+        self._strategies.pop(_slot(arm), None)
+        self._close_context()
+
+    def _strategy(self, arm: Arm) -> Strategy:
+        slot = _slot(arm)
+        if slot not in self._strategies:
+            strategy = arm.planned.build()
+            target = self._context(arm)
+            strategy.open(Services(self.model.n_vocab, target.n_ctx, self.model.width, target.threads))
+            self._strategies[slot] = strategy
+        return self._strategies[slot]
+
+    def _context(self, arm: Arm) -> LlamaTarget:
+        """The context that serves this arm; made anew where the number of snapshots changes."""
+        if self._target is None or self._target.memory.snapshots != arm.snapshots:
+            self._close_context()
+            longest = max(a.longest_draft for a in self.arms if a.snapshots == arm.snapshots)
+            self._target = LlamaTarget(self.model, self._n_ctx, arm.snapshots, longest)
+            self._target.warm_up()
+            if self._target.memory.snapshots != arm.snapshots:
+                raise SpecdecError(
+                    f"{self.model.header.architecture}: llama.cpp keeps no snapshots for this architecture.",
+                    "Use --rollback checkpoint.",
+                )
+        return self._target
+
+    def _grow(self, tokens: int) -> None:
+        """Make room for a conversation: an answer can have more tokens when its text comes back as history."""
+        self._close_context()
+        self._n_ctx = _rounded(tokens)
+        self._announce(f"The context grows to {self._n_ctx:,} tokens")
+
+    def _close_context(self) -> None:
+        if self._target is not None:
+            self._target.close()
+            self._target = None
+
+    def _seeded(self, prompt: Prompt, turn: int) -> Sampling:
+        """Each prompt and turn has random numbers of its own, the same for every strategy."""
+        salt = int.from_bytes(f"{prompt.id}/{turn}".encode(), "little") % (1 << 63)
+        return dataclasses.replace(self.sampling, seed=self.sampling.seed ^ salt)
+
+    def _memory(self, arm: Arm, strategy: Strategy, generation: Generation) -> Iterator[MemoryItem]:
+        """What the arm costs beyond plain decoding: the strategy's own items, snapshots, a checkpoint."""
+        yield from strategy.memory()
+        memory = self._context(arm).memory
+        if not memory.recurrent or not arm.longest_draft:
+            return
+        state = memory.checkpoint_bytes()
+        device = "CPU" if arm.rollback == "checkpoint-host" else "target"
+        if arm.snapshots:
+            yield MemoryItem("target", "snapshots", arm.snapshots * state)
+        if arm.snapshots < max(generation.steps.drafted, default=0):
+            yield MemoryItem(device, "checkpoint", state)
+
+
+def _rounded(tokens: int) -> int:
+    """A context length that holds ``tokens``: at least 512, a multiple of 256 (llama.cpp pads to that)."""
+    return max(512, -(-tokens // 256) * 256)
+
+
+def _slot(arm: Arm) -> str:
+    return f"{arm.planned.label} {arm.rollback}"

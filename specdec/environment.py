@@ -1,0 +1,115 @@
+"""What a run ran on: machine, GPU, libraries, model file, git state. Facts only; whatever is absent is null."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from specdec.llama.gguf import Header
+
+_PACKAGES = ("specdec", "llama-cpp-python", "numpy")
+
+
+def describe_machine() -> dict[str, Any]:
+    """Processor, memory, GPUs, operating system, library versions, git state of the code."""
+    battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
+    return {
+        "os": platform.platform(),
+        "python": sys.version.split()[0],
+        "cpu": _cpu_name(),
+        "cores": psutil.cpu_count(logical=False),
+        "logical_cores": psutil.cpu_count(),
+        "ram_bytes": psutil.virtual_memory().total,
+        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+        "on_battery": None if battery is None else not battery.power_plugged,
+        "gpus": gpus(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "git": git_state(Path(__file__).resolve().parent),
+    }
+
+
+def describe_model(header: Header, description: str) -> dict[str, Any]:
+    """Name, size, architecture and a hash of the header (which names every tensor, its type and its shape)."""
+    with open(header.path, "rb") as file:
+        digest = hashlib.sha256(file.read(header.header_bytes)).hexdigest()
+    return {
+        "path": str(header.path.resolve()),
+        "file": header.path.name,
+        "bytes": header.file_bytes,
+        "header_sha256": digest,
+        "architecture": header.architecture,
+        "name": header.metadata.get("general.name"),
+        "description": description,
+        "layers": header.get("block_count"),
+        "experts": header.get("expert_count"),
+        "mtp_layers": header.nextn_layers,
+    }
+
+
+def gpus() -> list[dict[str, Any]]:
+    """NVIDIA GPUs by NVML; an empty list where there is none."""
+    try:
+        import pynvml
+    except ImportError:
+        return []
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []  # no driver, no GPU: normal
+    try:
+        return [_gpu(pynvml, i) for i in range(pynvml.nvmlDeviceGetCount())]
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _gpu(nvml: Any, index: int) -> dict[str, Any]:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    return {
+        "name": nvml.nvmlDeviceGetName(handle),
+        "driver": nvml.nvmlSystemGetDriverVersion(),
+        "memory_bytes": int(memory.total),
+        "memory_used_bytes": int(memory.used),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        return platform.processor()
+    return platform.processor()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit and whether files differ from it; None outside a checkout."""
+    commit = _git(folder, "rev-parse", "HEAD")
+    status = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return None if commit is None else {"commit": commit, "dirty": bool(status)}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

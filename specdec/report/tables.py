@@ -1,0 +1,161 @@
+"""The tables of a run, 80 columns wide, for the terminal and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import groupby
+from typing import Any
+
+from tabulate import tabulate
+
+from specdec.metrics import rows
+from specdec.store import Run
+from specdec.types import PHASES, Row
+
+_NA = "n/a"
+_STRATEGY_WIDTH = 26
+_MOST_FAILURES = 5
+
+Column = tuple[str, Callable[[Row], str]]
+
+
+def as_text(run: Run) -> str:
+    """The whole report as plain text."""
+    return _report(run, "simple")
+
+
+def as_markdown(run: Run) -> str:
+    """The whole report as Markdown."""
+    return _report(run, "pipe")
+
+
+def _report(run: Run, style: str) -> str:
+    table = rows(run)
+    parts = [_head(run)]
+    for title, columns in (("Speed", _SPEED), ("Drafting", _DRAFTING), ("Where the time goes", _phases(table))):
+        heading = f"## {title}" if style == "pipe" else f"{title}\n{'=' * len(title)}"
+        parts.append(f"{heading}\n\n{_table(table, columns, style)}")
+    parts += _notes(run, table)
+    return "\n\n".join(parts)
+
+
+def _head(run: Run) -> str:
+    meta, labels = run.meta, run.meta["labels"]
+    prompts = len(meta["prompts"])
+    lines = [
+        f"Run {run.id}: {meta['model']['file']} ({meta['model']['description']}) on {labels['card']}",
+        f"{labels['label']}, {labels['sampling']}, {prompts} prompts, up to {meta['spec']['n_predict']} tokens,"
+        f" {meta['context']['threads']} threads, context {meta['context']['n_ctx']:,}",
+    ]
+    if not run.finished:
+        done = len({(s["strategy"], s["rollback"], s["prompt"], s["repeat"], s["warmup"]) for s in run.samples})
+        lines.append(f"INTERRUPTED: {done} of {meta['cells']} cells are there. Finish it: specdec resume {run.folder}")
+    return "\n".join(lines)
+
+
+def _table(table: list[Row], columns: list[Column], style: str) -> str:
+    body = []
+    for workload, group in groupby(table, key=lambda r: r["workload"]):
+        for i, row in enumerate(group):
+            cells = [cell(row) for _, cell in columns]
+            body.append([workload if not i or style == "pipe" else "", _name(row), *cells])
+    widths = [None, _STRATEGY_WIDTH if style == "simple" else None, *[None for _ in columns]]
+    heads = ["workload", "strategy", *(c for c, _ in columns)]
+    return str(tabulate(body, heads, style, disable_numparse=True, maxcolwidths=widths))
+
+
+def _name(row: Row) -> str:
+    return str(row["strategy"]) if row["rollback"] == "auto" else f"{row['strategy']} [{row['rollback']}]"
+
+
+def _speedup(row: Row) -> str:
+    if row["strategy"] == "none" or row["speedup"] is None:
+        return "" if row["strategy"] == "none" else _NA
+    return f"{row['speedup']:.2f}"
+
+
+def _interval(row: Row) -> str:
+    low, high = row["speedup_low"], row["speedup_high"]
+    return "" if low is None else f"{low:.2f}-{high:.2f}"
+
+
+def _verdict(row: Row) -> str:
+    if row["status"] in ("ok", "inactive"):
+        verdict = row["verdict"] or ""
+        return f"{verdict}; inactive" if row["status"] == "inactive" else verdict
+    return row["status"] if row["status"] == "not run" else "FAIL"
+
+
+def _number(key: str, form: str) -> Callable[[Row], str]:
+    return lambda row: _NA if row[key] is None else form.format(row[key])
+
+
+def _per_step(key: str) -> Callable[[Row], str]:
+    return lambda row: f"{row[key] / row['target_passes']:.2f}" if row["target_passes"] else _NA
+
+
+def _percent(row: Row) -> str:
+    return _NA if row["acceptance_rate"] is None else f"{row['acceptance_rate']:.0%}"
+
+
+def _mebibytes(row: Row) -> str:
+    return _NA if row["memory_bytes"] is None else f"{row['memory_bytes'] / 2**20:.1f}"
+
+
+def _share(phase: str) -> Callable[[Row], str]:
+    def cell(row: Row) -> str:
+        seconds: dict[str, Any] | None = row["phase_seconds"]
+        total = sum(seconds.values()) if seconds else 0.0
+        return f"{seconds[phase] / total:.1%}" if seconds and total else _NA
+
+    return cell
+
+
+_SPEED: list[Column] = [
+    ("n", lambda r: str(r["prompts"])),
+    ("tok/s", _number("tok_s", "{:.2f}")),
+    ("speedup", _speedup),
+    ("95 %", _interval),
+    ("verdict", _verdict),
+]
+_DRAFTING: list[Column] = [
+    ("acceptance", _percent),
+    ("AL", _number("mean_acceptance_length", "{:.2f}")),
+    ("drafted/step", _per_step("drafted")),
+    ("accepted/step", _per_step("accepted")),
+    ("MiB", _mebibytes),
+]
+
+
+def _phases(table: list[Row]) -> list[Column]:
+    """Phases that took any time in this run."""
+    used = [p for p in PHASES if any(r["phase_seconds"] and r["phase_seconds"][p] for r in table)]
+    return [("ttft s", _number("ttft_s", "{:.2f}")), *((p.replace("_", " "), _share(p)) for p in used)]
+
+
+def _notes(run: Run, table: list[Row]) -> list[str]:
+    total = [r for r in table if r["workload"] == "all"]
+    notes = [
+        "speedup: tok/s of generation against `none` on the same prompts (n); 95 %: bootstrap over prompts.",
+        "AL: mean acceptance length, tokens emitted per target pass over all steps, bonus token included.",
+    ]
+    quiet: dict[str, list[str]] = {}
+    for r in table:
+        if r["status"] == "inactive" and r["workload"] != "all":
+            quiet.setdefault(_name(r), []).append(r["workload"])
+    notes += [f"Inactive (drafted nothing): {name} on {', '.join(where)}." for name, where in quiet.items()]
+    for r in total:
+        if r["text_differs"] and r["strategy"] != "none":
+            notes.append(
+                f"{_name(r)}: {r['text_differs']} of {r['generations']} texts differ from those of `none` (batch shapes"
+                " round differently; near-ties flip)."
+            )
+    return ["\n".join(notes + _failures(total))]
+
+
+def _failures(total: list[Row]) -> list[str]:
+    found = [(error, n, _name(r)) for r in total for error, n in r["failures"].items()]
+    lines = [f"FAIL {name}: {n} cells: {error}" for error, n, name in found[:_MOST_FAILURES]]
+    if len(found) > _MOST_FAILURES:
+        lines.append(f"... and {len(found) - _MOST_FAILURES} more kinds of failure: see samples.jsonl, status error.")
+    return lines

@@ -1,0 +1,153 @@
+"""A run on disk: ``results/<run_id>/run.json`` and ``samples.jsonl``, one line a generation, synced as it is written.
+
+Nothing is overwritten: samples are appended, and run.json changes only its status and what was added at the end. A
+killed run stays readable: a torn last line is dropped on reading.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from specdec.errors import SpecdecError
+
+SCHEMA = 1
+"""Version of both files' layout (docs/results.md)."""
+
+Sample = dict[str, Any]
+
+_KEY = ("strategy", "rollback", "prompt", "turn", "repeat", "warmup")
+"""Names a generation; where one stands twice (a conversation run again after a kill), the later counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run as read: ``meta`` is run.json, ``samples`` the generations in the order they were made."""
+
+    folder: Path
+    meta: dict[str, Any]
+    samples: list[Sample]
+
+    @property
+    def id(self) -> str:
+        """The folder's name."""
+        return str(self.meta["run_id"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether every planned generation is there."""
+        return bool(self.meta["status"] == "finished")
+
+
+class RunWriter:
+    """Appends to a run. Use as a context manager; leaving it marks nothing: call ``finish``."""
+
+    def __init__(self, folder: Path, meta: dict[str, Any]) -> None:
+        self.folder, self.meta = folder, meta
+        _drop_torn_line(folder / "samples.jsonl")
+        self._file = open(folder / "samples.jsonl", "ab")  # noqa: SIM115 - closed in __exit__
+
+    def __enter__(self) -> RunWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def append(self, sample: Sample) -> None:
+        """Add one generation; it is on the disk when this returns."""
+        self._file.write(orjson.dumps(sample, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def finish(self) -> None:
+        """Every planned generation is there."""
+        self.meta["status"] = "finished"
+        self.meta["finished_at"] = _now()
+        _write_meta(self.folder, self.meta)
+
+
+def create(results: Path, meta: dict[str, Any]) -> RunWriter:
+    """A new run under ``results``, status ``started``."""
+    run_id = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    folder = results / run_id
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise SpecdecError(
+            f"--results {results}: cannot be written: {error.strerror}.", "Name another folder."
+        ) from error
+    meta = {"schema": SCHEMA, "run_id": run_id, "status": "started", "started_at": _now(), **meta}
+    _write_meta(folder, meta)
+    return RunWriter(folder, meta)
+
+
+def reopen(run: Run) -> RunWriter:
+    """Go on with an interrupted run."""
+    return RunWriter(run.folder, run.meta)
+
+
+def find_run(name: str, results: Path) -> Path:
+    """A run's folder, by path or by id (or its unique beginning) under ``results``; ``latest`` is the newest."""
+    if (Path(name) / "run.json").is_file():
+        return Path(name)
+    known = sorted(p.parent for p in results.glob("*/run.json")) if results.is_dir() else []
+    matching = known[-1:] if name == "latest" else [p for p in known if p.name.startswith(name)]
+    if len(matching) != 1:
+        what = "no run" if not matching else f"{len(matching)} runs"
+        listed = ", ".join(p.name for p in known[-5:]) or "none"
+        raise SpecdecError(f"{what} match {name!r} under {results}.", f"The newest: {listed}.")
+    return matching[0]
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run; refuses an unknown schema."""
+    try:
+        meta = orjson.loads((folder / "run.json").read_bytes())
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise SpecdecError(f"{folder / 'run.json'} cannot be read: {error}.", "Is this the folder of a run?") from error
+    schema = meta.get("schema")
+    if schema != SCHEMA:
+        raise SpecdecError(
+            f"{folder}: was written in schema {schema}, this specdec reads schema {SCHEMA}.", "Update specdec."
+        )
+    latest = {tuple(s[k] for k in _KEY): s for s in _samples(folder / "samples.jsonl")}
+    return Run(folder, meta, list(latest.values()))
+
+
+def _samples(path: Path) -> Iterator[Sample]:
+    if not path.exists():
+        return
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is empty or torn
+        try:
+            yield orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise SpecdecError(
+                f"{path}, line {number}: is damaged: {error}.", "Remove the line to read the rest."
+            ) from error
+
+
+def _drop_torn_line(path: Path) -> None:
+    if path.exists():
+        data = path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):
+            with open(path, "r+b") as file:
+                file.truncate(whole)
+
+
+def _write_meta(folder: Path, meta: dict[str, Any]) -> None:
+    new = folder / "run.json.new"
+    new.write_bytes(orjson.dumps(meta, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY))
+    os.replace(new, folder / "run.json")
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
