@@ -17,6 +17,8 @@ import numpy.typing as npt
 from specdec.types import FloatArray, Sampling
 
 _BLOCK = 256
+_FEW = 64
+_BINS, _BINS_PER_UNIT = 4096, 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,7 @@ class Distribution:
     """Probabilities of the tokens that survived the filters.
 
     Args:
-        ids: token ids, int64 [m], by falling probability if ``ordered``, else all tokens in order.
+        ids: token ids, int64 [m], in an order that depends on the logits alone.
         probs: float64 [m], adding up to 1.
     """
 
@@ -79,15 +81,23 @@ def top_candidates(row: FloatArray, k: int) -> npt.NDArray[np.int64]:
 
 
 def _top_p_candidates(row: FloatArray, top_p: float) -> npt.NDArray[np.int64]:
-    top = row.max()
-    total = float(np.exp(row - top).sum(dtype=np.float64))
-    k, n = 64, row.shape[0]
-    while True:
-        ids = top_candidates(row, min(k, n))
-        probs = np.exp(row[ids].astype(np.float64) - float(top)) / total
-        if k >= n or probs.sum() >= top_p:
-            return ids[: _nucleus(probs, top_p)]
-        k *= 8
+    """The fewest most probable tokens that reach ``top_p``: from the first few where the distribution is peaked, as it
+    mostly is, else by a histogram of logits, so that only the bin in which the sum crosses ``top_p`` is sorted."""
+    below = row.max() - row
+    weights = np.exp(-below)
+    total = float(weights.sum(dtype=np.float64))
+    few = top_candidates(row, _FEW)
+    probs = weights[few].astype(np.float64) / total
+    if probs.sum() >= top_p:
+        return few[: _nucleus(probs, top_p)]
+    bins = np.minimum(below * _BINS_PER_UNIT, _BINS - 1).astype(np.int64)
+    mass = np.cumsum(np.bincount(bins, weights, _BINS)) / total
+    edge = min(int(np.searchsorted(mass, top_p)), _BINS - 1)
+    sure = np.flatnonzero(bins < edge)
+    doubtful = np.flatnonzero(bins == edge)
+    doubtful = doubtful[np.argsort(below[doubtful], kind="stable")]
+    missing = top_p - (mass[edge - 1] if edge else 0.0)
+    return np.concatenate([sure, doubtful[: _nucleus(weights[doubtful].astype(np.float64) / total, missing)]])
 
 
 def _nucleus(probs: npt.NDArray[np.float64], top_p: float) -> int:

@@ -14,7 +14,7 @@ class TargetMemory(Protocol):
 
     @property
     def recurrent(self) -> bool:
-        """True where some layers keep a recurrent state: it cannot be cut at a position like a KV cache."""
+        """True where some layers keep a recurrent state, which no position can cut."""
 
     @property
     def snapshots(self) -> int:

@@ -11,7 +11,7 @@ from specdec import __version__
 
 app = typer.Typer(
     name="specdec",
-    help="A laboratory for speculative decoding on your own machine: which draft strategy pays on your card, for your text?",
+    help="A laboratory for speculative decoding on your own machine: which strategy pays on your card, for your text?",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

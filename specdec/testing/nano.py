@@ -27,8 +27,8 @@ _LAYERS = 4
 _Shapes = Iterator[tuple[str, tuple[int, ...]]]
 
 
-def write_nano(path: Path, kind: Kind, quant: Quant = "Q5_1", seed: int = 0) -> Path:
-    """Write a model of 1-2 MB to ``path``.
+def write_nano(path: Path, kind: Kind, quant: Quant = "Q5_1", seed: int = 0, n_vocab: int = VOCABULARY) -> Path:
+    """Write a model of about 1 MB (at the default vocabulary) to ``path``.
 
     Q5_1 is the default for a reason: llama.cpp's CPU kernels for it treat every token of a batch alone, so results do
     not depend on the batch's shape and can be compared bit for bit. F32 and Q8_0 take tiled kernels from 2 tokens on.
@@ -36,8 +36,8 @@ def write_nano(path: Path, kind: Kind, quant: Quant = "Q5_1", seed: int = 0) -> 
     rng = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, "qwen35moe" if kind == "hybrid" else "llama")
     _metadata(writer, kind)
-    _vocabulary(writer)
-    for name, shape in _hybrid() if kind == "hybrid" else _dense():
+    _vocabulary(writer, n_vocab)
+    for name, shape in _hybrid(n_vocab) if kind == "hybrid" else _dense(n_vocab):
         _add(writer, name, _weights(rng, name, shape), quant)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -75,18 +75,18 @@ def _metadata(w: gguf.GGUFWriter, kind: Kind) -> None:
     w.add_uint32("qwen35moe.nextn_predict_layers", 1)
 
 
-def _vocabulary(w: gguf.GGUFWriter) -> None:
+def _vocabulary(w: gguf.GGUFWriter, n_vocab: int) -> None:
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     letters = [chr(b) for b in printable] + [chr(256 + k) for k in range(256 - len(printable))]
-    words = [f"tok{i}" for i in range(VOCABULARY - len(letters) - 2)]
-    w.add_vocab_size(VOCABULARY)
+    words = [f"tok{i}" for i in range(n_vocab - len(letters) - 2)]
+    w.add_vocab_size(n_vocab)
     w.add_tokenizer_model("gpt2")
     w.add_tokenizer_pre("qwen2")
     w.add_token_list([*letters, *words, "<|endoftext|>", "<|im_end|>"])
-    w.add_token_types([1] * (VOCABULARY - 2) + [3, 3])
+    w.add_token_types([1] * (n_vocab - 2) + [3, 3])
     w.add_token_merges(["t o"])
-    w.add_bos_token_id(VOCABULARY - 2)
-    w.add_eos_token_id(VOCABULARY - 1)
+    w.add_bos_token_id(n_vocab - 2)
+    w.add_eos_token_id(n_vocab - 1)
     w.add_add_bos_token(False)
     w.add_chat_template(
         "{% for m in messages %}<|endoftext|>{{ m.role }}: {{ m.content }}\n{% endfor %}"
@@ -94,8 +94,8 @@ def _vocabulary(w: gguf.GGUFWriter) -> None:
     )
 
 
-def _dense() -> _Shapes:
-    yield from _ends()
+def _dense(n_vocab: int) -> _Shapes:
+    yield from _ends(n_vocab)
     for i in range(_LAYERS):
         p = f"blk.{i}."
         yield from [(p + "attn_norm.weight", (_WIDTH,)), (p + "ffn_norm.weight", (_WIDTH,))]
@@ -108,8 +108,8 @@ def _dense() -> _Shapes:
         yield p + "ffn_down.weight", (_WIDTH, 2 * _WIDTH)
 
 
-def _hybrid() -> _Shapes:
-    yield from _ends()
+def _hybrid(n_vocab: int) -> _Shapes:
+    yield from _ends(n_vocab)
     for i in range(_LAYERS + 1):
         p, mtp = f"blk.{i}.", i == _LAYERS
         yield from [(p + "attn_norm.weight", (_WIDTH,)), (p + "post_attention_norm.weight", (_WIDTH,))]
@@ -120,8 +120,8 @@ def _hybrid() -> _Shapes:
             yield from [(p + f"nextn.{x}.weight", (_WIDTH,)) for x in ("enorm", "hnorm", "shared_head_norm")]
 
 
-def _ends() -> _Shapes:
-    yield from [("token_embd.weight", (VOCABULARY, _WIDTH)), ("output.weight", (VOCABULARY, _WIDTH))]
+def _ends(n_vocab: int) -> _Shapes:
+    yield from [("token_embd.weight", (n_vocab, _WIDTH)), ("output.weight", (n_vocab, _WIDTH))]
     yield "output_norm.weight", (_WIDTH,)
 
 

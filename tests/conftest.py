@@ -1,0 +1,46 @@
+"""Shared: nano models written once, user folders redirected, real models where SPECDEC_TEST_MODELS names a folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from specdec.testing.nano import write_nano
+
+
+@pytest.fixture(autouse=True)
+def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Each test works in a folder of its own and keeps the user's cache untouched."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "80")
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def nano_hybrid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_nano(tmp_path_factory.mktemp("nano") / "hybrid.gguf", "hybrid")
+
+
+@pytest.fixture(scope="session")
+def nano_dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_nano(tmp_path_factory.mktemp("nano") / "dense.gguf", "dense")
+
+
+@pytest.fixture(scope="session")
+def real_model() -> Callable[[str], Path]:
+    """A real model by the beginning of its file name; skips with the reason where there is none."""
+
+    def find(start: str) -> Path:
+        folder = os.environ.get("SPECDEC_TEST_MODELS")
+        if not folder:
+            pytest.skip("SPECDEC_TEST_MODELS names no folder with real models")
+        found = sorted(Path(folder).glob(f"{start}*.gguf"))
+        if not found:
+            pytest.skip(f"{folder} has no {start}*.gguf")
+        return found[0]
+
+    return find
