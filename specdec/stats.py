@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-RESAMPLES = 4000
+RESAMPLES = 2000
 EQUAL_WITHIN = 0.02
 FEWEST_PROMPTS = 5
 """Below this many prompts no verdict is given: a bootstrap over so few says nothing of other prompts."""
@@ -38,10 +39,15 @@ def speed_ratio(tokens: Floats, seconds: Floats, base_tokens: Floats, base_secon
     value = float(_ratio(parts.sum(axis=1)))
     if n < 2:
         return Ratio(value, None, None, "cannot tell")
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(n, np.full(n, 1.0 / n), size=RESAMPLES)
-    low, high = np.quantile(_ratio(parts @ weights.T), [0.025, 0.975])
+    low, high = np.quantile(_ratio(parts @ _resamples(n, seed)), [0.025, 0.975])
     return Ratio(value, float(low), float(high), _verdict(float(low), float(high), n))
+
+
+@lru_cache(maxsize=4)
+def _resamples(n: int, seed: int) -> Floats:
+    """How often each of n prompts is drawn in each resample, [n, RESAMPLES]; the same for all comparisons of a table."""
+    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1.0 / n), size=RESAMPLES)
+    return np.ascontiguousarray(weights.T, np.float64)
 
 
 def _ratio(sums: Floats) -> Floats:

@@ -47,7 +47,7 @@ def _render_value(value: Value) -> str:
         return "true" if value else "false"
     if isinstance(value, str) and (not _TOKEN.fullmatch(value) or _bare(value) != value):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return str(value)
 
 
 def _bare(word: str) -> Value:

@@ -14,7 +14,7 @@ class TargetMemory(Protocol):
 
     @property
     def recurrent(self) -> bool:
-        """True where some layers keep a recurrent state, which no position can cut."""
+        """True where some layers keep a recurrent state."""
 
     @property
     def snapshots(self) -> int:

@@ -240,7 +240,9 @@ class TestRefusals:
         with pytest.raises(SpecdecError, match="prompt is empty"):
             Decoder(FakeTarget(), Guesser([], 0)).generate(PROMPT[:0], Limits(5), GREEDY)
 
-    @pytest.mark.parametrize(("draft", "message"), [(Draft([99]), "token 99, outside"), (Draft([1], parents=[0]), "trees")])
+    @pytest.mark.parametrize(
+        ("draft", "message"), [(Draft([99]), "token 99, outside"), (Draft([1], parents=[0]), "trees")]
+    )
     def test_bad_drafts(self, draft: Draft, message: str) -> None:
         guesser = Guesser([], 0)
         guesser.propose = lambda context, max_tokens: draft  # type: ignore[method-assign]
@@ -258,7 +260,8 @@ class TestRefusals:
 def test_prefill_in_chunks_gives_the_same_text() -> None:
     prompt = np.random.default_rng(0).integers(0, 20, 70).astype(np.int32)
     texts = [
-        Decoder(FakeTarget(n_batch=b), Guesser([], 0.0)).generate(prompt, Limits(20), GREEDY).token_ids for b in (16, 128)
+        Decoder(FakeTarget(n_batch=b), Guesser([], 0.0)).generate(prompt, Limits(20), GREEDY).token_ids
+        for b in (16, 128)
     ]
     assert texts[0] == texts[1] == naive(FakeTarget(), prompt, 20)
 
@@ -275,7 +278,9 @@ def test_hidden_rows_cover_every_settled_token_once() -> None:
     g = generate(watcher, "checkpoint", True)
     tokens = [t for _, ids, _ in watcher.seen for t in ids]
     assert tokens == [*PROMPT.tolist(), *g.token_ids][: len(tokens)]
-    assert [start for start, _, _ in watcher.seen] == np.cumsum([0, *(len(i) for _, i, _ in watcher.seen)])[:-1].tolist()
+    assert [start for start, _, _ in watcher.seen] == np.cumsum([0, *(len(i) for _, i, _ in watcher.seen)])[
+        :-1
+    ].tolist()
     assert all(hidden == [float(i) for i in ids] for _, ids, hidden in watcher.seen)
 
 

@@ -46,7 +46,7 @@ class TestGuard:
         return d
 
     def test_the_toy_has_the_blind_spots(self) -> None:
-        """Without the guard the state is stale and nobody says so: two single decodes crossed, a whole decode undone."""
+        """Without the guard the state is stale and nobody says so: single decodes crossed, a whole decode undone."""
         for batches in ([1, 1], [2]):
             d = self.driver()
             for n in batches:
@@ -175,7 +175,7 @@ def test_logits_bit_for_bit_on_attention_only(nano_dense: Path) -> None:
 
 
 def test_the_trap_is_real(hybrid: LlamaModel) -> None:
-    """llama.cpp says True to a rollback across single decodes and then computes something else: why the guard exists."""
+    """llama.cpp says True to a rollback across single decodes and computes something else: why the guard exists."""
     tokens = np.arange(30, dtype=np.int32)
     a, b = LlamaTarget(hybrid, 512, 4, 8), LlamaTarget(hybrid, 512, 0, 8)
     a.decode(tokens[:20], 0, "last")

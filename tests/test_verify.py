@@ -20,7 +20,13 @@ def dense(probs: np.ndarray) -> Distribution:
 
 @pytest.mark.parametrize(
     ("draft", "target", "expected"),
-    [([], [7], (0, 7)), ([1, 2], [1, 2, 3], (2, 3)), ([1, 2], [1, 9], (1, 9)), ([4], [5], (0, 5)), ([4, 1], [5], (0, 5))],
+    [
+        ([], [7], (0, 7)),
+        ([1, 2], [1, 2, 3], (2, 3)),
+        ([1, 2], [1, 9], (1, 9)),
+        ([4], [5], (0, 5)),
+        ([4, 1], [5], (0, 5)),
+    ],
 )
 def test_choice_keeps_the_common_prefix(draft: list[int], target: list[int], expected: tuple[int, int]) -> None:
     asked: list[int] = []

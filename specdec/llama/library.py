@@ -96,12 +96,17 @@ def _installed_version() -> str:
 
 def library_folder() -> Path:
     """Where the loaded libllama lies."""
-    return Path(str(llama()._lib._name)).resolve().parent
+    return Path(str(_handle()._name)).resolve().parent
+
+
+def _handle() -> Any:
+    """The loaded libllama (a ctypes library)."""
+    return llama().llama_cpp._lib
 
 
 def ggml_function(name: str, result: Any, arguments: list[Any]) -> Any:
     """A function of ggml, which libllama has loaded already."""
-    lib = llama()._lib
+    lib = _handle()
     try:
         function = getattr(lib, name)
     except AttributeError:  # Windows looks into the named library only

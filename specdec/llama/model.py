@@ -23,6 +23,12 @@ _EXPERTS = r"blk\.({layers})\.ffn_(up|down|gate|gate_up)_(ch|)exps"
 _SAMPLING_KEYS = ("temp", "top_k", "top_p", "min_p")
 
 
+class _BufferOverride(ctypes.Structure):
+    """llama.h, struct llama_model_tensor_buft_override; llama-cpp-python leaves it out."""
+
+    _fields_ = [("pattern", ctypes.c_char_p), ("buft", ctypes.c_void_p)]  # noqa: RUF012 - ctypes wants a list
+
+
 class LlamaModel:
     """Weights in memory.
 
@@ -143,8 +149,7 @@ def _apply_placement(params: Any, options: ModelOptions) -> list[Any]:
         layers = "|".join(map(str, range(options.n_cpu_moe)))
         overrides.append((_EXPERTS.format(layers=layers), "CPU"))
     if overrides:
-        L = llama()
-        array = (L.llama_model_tensor_buft_override * (len(overrides) + 1))()
+        array = (_BufferOverride * (len(overrides) + 1))()  # the last one stays empty: the end of the list
         for slot, (pattern, name) in zip(array, overrides, strict=False):
             slot.pattern, slot.buft = _regex(pattern), _buffer_type(name)
         params.tensor_buft_overrides = ctypes.cast(array, ctypes.c_void_p)
