@@ -10,6 +10,7 @@ from pathlib import Path
 
 from specdec.decode import Decoder
 from specdec.errors import SpecdecError
+from specdec.llama.library import supports_gpu
 from specdec.llama.model import LlamaModel
 from specdec.llama.target import LlamaTarget, default_threads
 from specdec.registry import Planned
@@ -103,6 +104,12 @@ class Engine:
         if trained and self._n_ctx > trained:
             warnings.warn(f"the context of {self._n_ctx:,} tokens exceeds the model's {trained:,}", stacklevel=2)
         return lengths
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether this build and these options put anything on a GPU."""
+        options = self._spec.model
+        return supports_gpu() and options.gpu_layers != 0 and options.device != "none"
 
     def settings(self) -> dict[str, object]:
         """What the context was resolved to."""

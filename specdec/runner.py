@@ -150,6 +150,9 @@ def _work(spec: RunSpec, plan: Plan, writer: RunWriter, done: set[CellKey], obse
                 samples.append(sample)
             observer.cell(cell.arm, cell.prompt, samples)
         writer.finish()
+    except KeyboardInterrupt:
+        observer.announce(f"Interrupted. Finish it with: specdec resume {writer.folder}")
+        raise
     finally:
         plan.engine.close()
     return writer.folder
@@ -190,7 +193,7 @@ def _body(g: Generation) -> Sample:
 
 def _meta(spec: RunSpec, plan: Plan) -> dict[str, Any]:
     """What run.json says before anything has run."""
-    engine = plan.engine
+    engine, machine = plan.engine, describe_machine()
     return {
         "kind": "compare",
         "spec": spec.model_dump(mode="json"),
@@ -198,7 +201,7 @@ def _meta(spec: RunSpec, plan: Plan) -> dict[str, Any]:
         "labels": {
             "engine": "specdec",
             "label": "real",
-            "card": _card(),
+            "card": machine["gpus"][0]["name"] if engine.uses_gpu and machine["gpus"] else "CPU",
             "arm": "same split",
             "sampling": engine.sampling.label,
             "thinking": spec.thinking,
@@ -214,7 +217,7 @@ def _meta(spec: RunSpec, plan: Plan) -> dict[str, Any]:
         ],
         "model": describe_model(engine.model.header, engine.model.description),
         "context": engine.settings(),
-        "environment": describe_machine(),
+        "environment": machine,
         "cells": len(plan.cells),
     }
 
@@ -227,13 +230,6 @@ def _describe(planned: Planned) -> dict[str, Any]:
         "origin": planned.found.origin.split(" (")[0],
         "file_sha256": planned.found.file_sha256,
     }
-
-
-def _card() -> str:
-    from specdec.environment import gpus
-
-    found = gpus()
-    return str(found[0]["name"]) if found else "CPU"
 
 
 def _identity(value: Any) -> Any:

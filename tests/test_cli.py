@@ -90,8 +90,8 @@ def test_report_needs_no_llama_cpp(call: Any, nano_dense: Path, format: str) -> 
 
 def test_rollback_axis_on_the_hybrid(call: Any, nano_hybrid: Path) -> None:
     code, out, _ = call(
-        "compare", "--target", nano_hybrid, "--strategies", "ngram-simple(size_n=1, size_m=6)", "--workloads", "code-edit",
-        "--limit", 2, "--rollback", "snapshots,checkpoint,checkpoint-host", "--json", *SHORT,
+        "compare", "--target", nano_hybrid, "--strategies", "ngram-simple(size_n=1, size_m=6)",
+        "--workloads", "code-edit", "--limit", 2, "--rollback", "snapshots,checkpoint,checkpoint-host", "--json", *SHORT,
     )  # fmt: skip
     assert code == 0
     rows = [r for r in json.loads(out)["rows"] if r["workload"] == "all"]
@@ -237,8 +237,10 @@ class TestStrategies:
         assert "FAIL" not in out
         assert call("strategies", "new", "my-own")[0] == 2, "never overwritten"
         assert call("strategies", "new", "a(b")[0] == 2
-        code, out, _ = call("compare", "--target", nano_dense, "--strategy", "my_own.py:MyOwn", "--strategies", "my-own(n_max=2)",
-                            "--workloads", "code", "--limit", 1, "--json", *SHORT)  # fmt: skip
+        mine = ("--strategy", "my_own.py:MyOwn", "--strategies", "my-own(n_max=2)")
+        code, out, _ = call(
+            "compare", "--target", nano_dense, *mine, "--workloads", "code", "--limit", 1, "--json", *SHORT
+        )
         assert code == 0
         assert [r["strategy"] for r in json.loads(out)["rows"][:3]] == ["none", "my-own(n_max=2)", "my-own"]
 
@@ -246,7 +248,8 @@ class TestStrategies:
         assert call("strategies", "check", "ngram-mod(n_max=8)")[0] == 0
         (isolated / "f.py").write_text(
             "from specdec import Draft, Strategy\n"
-            "class F(Strategy):\n    name = 'f'\n    def propose(self, context, max_tokens):\n        return Draft([-1])\n"
+            "class F(Strategy):\n    name = 'f'\n"
+            "    def propose(self, context, max_tokens):\n        return Draft([-1])\n"
         )
         code, out, _ = call("strategies", "check", "f.py:F")
         assert code == 1

@@ -93,12 +93,15 @@ def test_bad_placements(nano_hybrid: Path, options: dict[str, object], message: 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("ggml_aligned_malloc: insufficient memory (attempted to allocate 262144.00 MB)", "out of memory: a context of 512"),
+        (
+            "ggml_aligned_malloc: insufficient memory (attempted to allocate 262144.00 MB)",
+            "out of memory: a context of 512",
+        ),
         ("llama_init_from_model: quantized V cache requires flash attention", "cannot make a context: .*flash"),
     ],
 )
 def test_a_context_that_cannot_be_had(nano_dense: Path, line: str, message: str) -> None:
-    """With the log lines that llama.cpp wrote where it happened: making it happen here would take the machine's memory."""
+    """With log lines of a real failure: making it happen here would take the machine's memory."""
 
     class NoContext:
         def __init__(self, lib: object) -> None:
@@ -131,7 +134,9 @@ class TestLibrary:
 
     def test_the_real_probe_runs(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """It exits 0 or dies of the fault it looks for; a Python error would be a fault of ours."""
-        done = subprocess.run([sys.executable, "-m", "specdec.llama.amx_probe"], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", "specdec.llama.amx_probe"], capture_output=True, text=True, check=False
+        )
         assert done.returncode <= 0, done.stderr
         monkeypatch.setattr(library, "cpu_has_amx", lambda: True)
         assert library.extra_buffers_are_safe() is (done.returncode == 0)

@@ -104,6 +104,11 @@ def _handle() -> Any:
     return llama().llama_cpp._lib
 
 
+def supports_gpu() -> bool:
+    """Whether this llama.cpp build can offload to a GPU."""
+    return bool(llama().llama_supports_gpu_offload())
+
+
 def ggml_function(name: str, result: Any, arguments: list[Any]) -> Any:
     """A function of ggml, which libllama has loaded already."""
     lib = _handle()

@@ -26,7 +26,7 @@ _SAMPLING_KEYS = ("temp", "top_k", "top_p", "min_p")
 class _BufferOverride(ctypes.Structure):
     """llama.h, struct llama_model_tensor_buft_override; llama-cpp-python leaves it out."""
 
-    _fields_ = [("pattern", ctypes.c_char_p), ("buft", ctypes.c_void_p)]  # noqa: RUF012 - ctypes wants a list
+    _fields_ = [("pattern", ctypes.c_char_p), ("buft", ctypes.c_void_p)]
 
 
 class LlamaModel:
