@@ -224,7 +224,7 @@ class _Run:
             start = stop
 
     def _pass(self, start: int, stop: int, outputs: Outputs) -> FloatArray:
-        logits = self._target.decode(self._view[start:stop], start, outputs, self._d._hidden)
+        logits = self._target.decode(self._view[start:stop], start, outputs)
         self._d._rollback.decoded(start, stop - start)
         return logits
 

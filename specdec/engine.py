@@ -10,6 +10,7 @@ from pathlib import Path
 
 from specdec.decode import Decoder
 from specdec.errors import SpecdecError
+from specdec.llama.gguf import read_header
 from specdec.llama.library import supports_gpu
 from specdec.llama.model import LlamaModel
 from specdec.llama.target import LlamaTarget, default_threads
@@ -28,6 +29,7 @@ class Arm:
     rollback: Mode
     longest_draft: int
     snapshots: int
+    hidden: bool = False
 
     @property
     def key(self) -> tuple[str, str]:
@@ -47,14 +49,18 @@ class Engine:
     def __init__(self, spec: RunSpec, planned: list[Planned], announce: Callable[[str], None]) -> None:
         self._spec, self._announce = spec, announce
         path = Path(spec.target)
-        size = path.stat().st_size if path.is_file() else 0
-        announce(f"Loading {path.name} ({size / 1e9:.2f} GB)")
-        self.model = LlamaModel(path, spec.model)
+        header = read_header(path)
+        probes = [plan.build() for plan in planned]
+        for probe in probes:
+            probe.check(header)
+        announce(f"Loading {path.name} ({header.file_bytes / 1e9:.2f} GB)")
+        self.model = LlamaModel(path, spec.model, mtp=any("hidden_states" in p.needs for p in probes))
         announce(f"Loaded in {self.model.load_s:.1f} s: {self.model.description}, vocabulary {self.model.n_vocab:,}")
         self.sampling = spec.resolve_sampling(self.model.recommended_sampling)
         self.arms = self._make_arms(planned)
         self._strategies: dict[str, Strategy] = {}
         self._target: LlamaTarget | None = None
+        self._shape = (0, False)
         self._n_ctx = 0
 
     def close(self) -> None:
@@ -68,13 +74,12 @@ class Engine:
     def _make_arms(self, planned: list[Planned]) -> list[Arm]:
         arms = []
         for plan in planned:
-            longest = plan.build().longest_draft
-            if "hidden_states" in plan.found.cls.needs:
-                raise SpecdecError(f"{plan.label}: needs hidden states, which this engine does not hand out yet.")
+            strategy = plan.build()
+            longest, hidden = strategy.longest_draft, "hidden_states" in strategy.needs
             modes: tuple[Mode, ...] = self._spec.rollback if longest else ("auto",)
             for mode in modes:
                 count = snapshots_for(mode, longest, self.model.recurrent, self._spec.snapshots)
-                arms.append(Arm(plan, mode, longest, count))
+                arms.append(Arm(plan, mode, longest, count, hidden))
         return arms
 
     # ---- prompts
@@ -138,6 +143,7 @@ class Engine:
             ids = self.tokens(prompt, tuple(history))
             if turn and not self._spec.model.ctx_size and len(ids) + limits.n_predict > self._n_ctx:
                 self._grow(len(ids) + limits.n_predict)
+                strategy = self._strategy(arm)
                 decoder = Decoder(self._context(arm), strategy, arm.rollback)
             generation = decoder.generate(ids, limits, self._seeded(prompt, turn))
             yield turn, dataclasses.replace(generation, memory=tuple(self._memory(arm, strategy, generation)))
@@ -146,7 +152,9 @@ class Engine:
 
     def discard(self, arm: Arm) -> None:
         """After a failure: the arm's strategy and the context are made anew before the next use."""
-        self._strategies.pop(_slot(arm), None)
+        strategy = self._strategies.pop(_slot(arm), None)
+        if strategy is not None:
+            strategy.close()
         self._close_context()
 
     def _strategy(self, arm: Arm) -> Strategy:
@@ -154,16 +162,18 @@ class Engine:
         if slot not in self._strategies:
             strategy = arm.planned.build()
             target = self._context(arm)
-            strategy.open(Services(self.model.n_vocab, target.n_ctx, self.model.width, target.threads))
+            facts = (self.model.n_vocab, target.n_ctx, self.model.width, target.threads)
+            strategy.open(Services(*facts, sampling=self.sampling, target_model=self.model))
             self._strategies[slot] = strategy
         return self._strategies[slot]
 
     def _context(self, arm: Arm) -> LlamaTarget:
-        """The context that serves this arm; made anew where the number of snapshots changes."""
-        if self._target is None or self._target.memory.snapshots != arm.snapshots:
+        """The context that serves this arm; made anew where snapshots or hidden rows change."""
+        shape = (arm.snapshots, arm.hidden)
+        if self._target is None or self._shape != shape:
             self._close_context()
-            longest = max(a.longest_draft for a in self.arms if a.snapshots == arm.snapshots)
-            self._target = LlamaTarget(self.model, self._n_ctx, arm.snapshots, longest)
+            longest = max(a.longest_draft for a in self.arms if (a.snapshots, a.hidden) == shape)
+            self._target, self._shape = LlamaTarget(self.model, self._n_ctx, arm.snapshots, longest, arm.hidden), shape
             self._target.warm_up()
             if self._target.memory.snapshots != arm.snapshots:
                 raise SpecdecError(
@@ -175,6 +185,8 @@ class Engine:
     def _grow(self, tokens: int) -> None:
         """Make room for a conversation: an answer can have more tokens when its text comes back as history."""
         self._close_context()
+        for slot in [s for s, strategy in self._strategies.items() if strategy.needs]:
+            self._strategies.pop(slot).close()  # its own contexts are too short now
         self._n_ctx = _rounded(tokens)
         self._announce(f"The context grows to {self._n_ctx:,} tokens")
 

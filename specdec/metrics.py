@@ -80,6 +80,9 @@ def _counts(ok: Group) -> dict[str, Any]:
         "mean_acceptance_length": _divide(n_accepted + steps, steps),
         "mean_acceptance_length_drafting": _divide(int(accepted[drafting].sum() + drafting.sum()), int(drafting.sum())),
         "acceptance_by_position": _by_position(drafted, accepted),
+        "conditional_acceptance": _conditional(drafted, accepted),
+        "accepted_lengths": np.bincount(accepted[drafting]).tolist() if drafting.any() else [],
+        "drafted_by": dict(Counter(n for s in ok for n in s["steps"]["note"] if n)),
     }
 
 
@@ -87,6 +90,15 @@ def _by_position(drafted: npt.NDArray[np.int64], accepted: npt.NDArray[np.int64]
     """accepted at i / proposed at i, for i = 1 .. the longest draft."""
     longest = int(drafted.max(initial=0))
     return [float((accepted >= i).sum() / (drafted >= i).sum()) for i in range(1, longest + 1)]
+
+
+def _conditional(drafted: npt.NDArray[np.int64], accepted: npt.NDArray[np.int64]) -> list[float | None]:
+    """Of the drafts that had a token i and whose token i-1 was accepted, the share whose token i was: from i = 2 on."""
+    longest = int(drafted.max(initial=0))
+    return [
+        _divide(int((accepted >= i).sum()), int(((accepted >= i - 1) & (drafted >= i)).sum()))
+        for i in range(2, longest + 1)
+    ]
 
 
 def _speeds(ok: Group, baseline: Group) -> dict[str, Any]:

@@ -23,7 +23,10 @@ from pydantic import ValidationError
 
 from specdec.errors import SpecdecError
 from specdec.strategy import Strategy, StrategyOptions
-from specdec.syntax import Call, parse, render
+from specdec.syntax import Call, Value, parse, render
+
+Defaults = dict[str, dict[str, Value]]
+"""Strategy name to option to value."""
 
 GROUPS = {"ngram": ("ngram-simple", "ngram-mod")}
 """Words that stand for several strategies."""
@@ -45,10 +48,14 @@ class Planned:
     label: str
     call: Call
     found: Found
+    children: tuple[Planned, ...] = ()
 
     def build(self) -> Strategy:
-        """A new instance."""
-        return self.found.cls(_options(self.found.cls, self.call))
+        """A new instance, its nested strategies new too."""
+        strategy = self.found.cls(_options(self.found.cls, self.call))
+        if self.children:
+            strategy.combine([(child.label, child.build()) for child in self.children])
+        return strategy
 
     @property
     def resolved(self) -> dict[str, object]:
@@ -87,22 +94,31 @@ class Registry:
             raise SpecdecError(f"Unknown strategy {name!r}.{guess}", f"Known: {', '.join(self.names())}.")
         return self.known[name]
 
-    def plan(self, text: str) -> list[Planned]:
-        """Parse ``--strategies``, open groups, check options; ``none`` is always there, and first; doubles go once."""
+    def plan(self, text: str, defaults: Defaults | None = None) -> list[Planned]:
+        """Parse ``--strategies``, open groups, check options; ``none`` is always there, and first; doubles go once.
+
+        ``defaults`` fill options that a strategy does not name (``--draft FILE``); they are no part of the label.
+        """
         calls = [Call("none")]
         for call in parse(text):
             calls += [Call(name, call.nested, call.options) for name in GROUPS.get(call.name, (call.name,))]
         planned: dict[str, Planned] = {}
         for call in calls:
-            found = self.get(call.name)
-            label = self.label(call)
-            planned.setdefault(label, Planned(label, call, found))
+            made = self._planned(call, defaults or {})
+            planned.setdefault(made.label, made)
         return list(planned.values())
+
+    def _planned(self, call: Call, defaults: Defaults) -> Planned:
+        found, label = self.get(call.name), self.label(call)
+        given = dict(call.options)
+        filled = {k: v for k, v in defaults.get(call.name, {}).items() if k not in given}
+        children = tuple(self._planned(n, defaults) for n in call.nested)
+        return Planned(label, Call(call.name, call.nested, (*call.options, *filled.items())), found, children)
 
     def label(self, call: Call) -> str:
         """Name and the options that differ from the defaults, sorted."""
         cls = self.get(call.name).cls
-        options, default = _options(cls, call), cls.Options()
+        options, default = _options(cls, call), cls.Options.model_construct()
         differing = tuple((k, v) for k, v in options.model_dump().items() if v != getattr(default, k))
         nested = tuple(Call(self.label(n)) for n in call.nested)
         return render(Call(call.name, nested, differing))
@@ -195,8 +211,10 @@ def option_lines(cls: type[Strategy]) -> list[tuple[str, str, str, str]]:
 
 
 def _options(cls: type[Strategy], call: Call) -> StrategyOptions:
-    if call.nested:
+    if call.nested and not cls.combines:
         raise SpecdecError(f"{call.name}: takes no strategies inside its brackets.")
+    if cls.combines and len(call.nested) < 2:
+        raise SpecdecError(f"{call.name}: needs at least two strategies.", f"Example: {call.name}(ngram-mod, mtp).")
     known = cls.Options.model_fields
     listed = ", ".join(f"{n} ({t}, {d})" for n, t, d, _ in option_lines(cls)) or "none"
     for key, _ in call.options:

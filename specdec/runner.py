@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from specdec.engine import Arm, Engine
 from specdec.environment import describe_machine, describe_model
 from specdec.errors import SpecdecError
-from specdec.registry import Planned, Registry
+from specdec.registry import Defaults, Planned, Registry
 from specdec.spec import RunSpec
 from specdec.store import Run, RunWriter, Sample, create, reopen
 from specdec.types import Generation, Limits, Prompt
@@ -70,7 +70,8 @@ class Plan:
 
 def prepare(spec: RunSpec, observer: Observer) -> Plan:
     """Check everything that can be checked, load the model, lay out the cells."""
-    planned = Registry(spec.strategy_files).plan(spec.strategies)
+    defaults: Defaults = {"draft": {"model": spec.draft}, "mtp": {"model": spec.mtp_model}}
+    planned = Registry(spec.strategy_files).plan(spec.strategies, defaults)
     prompts = select(load_prompts(spec.prompt_files), spec.workloads, spec.limit)
     engine = Engine(spec, planned, observer.announce)
     try:

@@ -18,6 +18,7 @@ from specdec.types import FloatArray, Sampling
 
 _BLOCK = 256
 _FEW = 64
+_DRAFT_CANDIDATES = 10
 _BINS, _BINS_PER_UNIT = 4096, 128
 
 
@@ -78,6 +79,12 @@ def top_candidates(row: FloatArray, k: int) -> npt.NDArray[np.int64]:
         candidates = np.flatnonzero(row >= bound)
     order = np.argsort(-row[candidates], kind="stable")[:k]
     return candidates[order]
+
+
+def top_probability(row: FloatArray) -> float:
+    """Probability of the best token among the ten best: what llama.cpp compares with a draft's p_min."""
+    best = row[top_candidates(row, _DRAFT_CANDIDATES)].astype(np.float64)
+    return float(1.0 / np.exp(best - best[0]).sum())
 
 
 def _top_p_candidates(row: FloatArray, top_p: float) -> npt.NDArray[np.int64]:

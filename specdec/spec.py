@@ -53,6 +53,8 @@ class RunSpec(_Frozen):
     target: str
     strategies: str = "ngram"
     strategy_files: tuple[str, ...] = ()
+    draft: str = ""
+    mtp_model: str = ""
     workloads: tuple[str, ...] = ()
     prompt_files: tuple[str, ...] = ()
     limit: int | None = Field(None, ge=1)

@@ -12,12 +12,15 @@ The loop (specdec/decode.py) times, clips and counts; a strategy never touches t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from specdec.types import Draft, FloatArray, MemoryItem, Step, TokenArray
+from specdec.types import Draft, FloatArray, MemoryItem, Sampling, Step, TokenArray
+
+if TYPE_CHECKING:
+    from specdec.llama.gguf import Header
 
 
 class StrategyOptions(BaseModel):
@@ -35,28 +38,39 @@ class Services:
         n_ctx: the target's context length in tokens.
         width: length of the target's hidden rows (0 where unknown).
         threads: threads of the target's decoding.
+        sampling: how the run chooses the target's tokens.
+        target_model: the loaded target (``LlamaModel``), for strategies that need ``target_model``.
     """
 
     n_vocab: int
     n_ctx: int
     width: int = 0
     threads: int = 1
+    sampling: Sampling = field(default_factory=Sampling)
+    target_model: object = None
 
 
 class Strategy(ABC):
     """Base class. A subclass gives ``name``, may give ``Options`` and ``needs``, and writes ``propose``.
 
-    Order of calls: ``open``, then for each generation ``begin``, (``process``, ``propose``, ``accept``)*, ``end``;
+    Order: ``check``, ``open``, then for each generation ``begin``, (``process``, ``propose``, ``accept``)*, ``end``;
     ``reset`` between prompts unless the run carries state; ``close`` at last.
     """
 
     name: ClassVar[str]
     Options: ClassVar[type[StrategyOptions]] = StrategyOptions
-    needs: ClassVar[frozenset[str]] = frozenset()
-    """``hidden_states``: ``process`` is called. (``target_model``: reserved.)"""
+    combines: ClassVar[bool] = False
+    """Whether it is made of strategies, given inside its brackets; then it writes ``combine``."""
+
+    needs: frozenset[str] = frozenset()
+    """``hidden_states``: ``process`` is called. ``target_model``: ``Services.target_model`` is set."""
 
     def __init__(self, options: StrategyOptions | None = None) -> None:
         self.options = options if options is not None else self.Options()
+
+    def combine(self, children: list[tuple[str, Strategy]]) -> None:
+        """Take the nested strategies, each with its label; only where ``combines``."""
+        raise TypeError(f"{self.name} takes no strategies")
 
     @property
     def longest_draft(self) -> int:
@@ -65,6 +79,9 @@ class Strategy(ABC):
         Default: the option ``n_max`` where there is one, else 16.
         """
         return int(getattr(self.options, "n_max", 16))
+
+    def check(self, target: Header) -> None:  # noqa: B027 - optional
+        """Raise ``SpecdecError`` if this strategy cannot serve this target; before anything is loaded."""
 
     def open(self, services: Services) -> None:  # noqa: B027 - optional
         """Once, before the first generation: learn the facts of the target, allocate."""

@@ -59,7 +59,7 @@ class Target(Protocol):
     def memory(self) -> TargetMemory:
         """What it remembers."""
 
-    def decode(self, ids: TokenArray, start: int, outputs: Outputs, hidden: bool = False) -> FloatArray:
+    def decode(self, ids: TokenArray, start: int, outputs: Outputs) -> FloatArray:
         """Decode ``ids`` (int32 [n], n <= n_batch) at positions start, start+1, ...
 
         Returns logits float32 [rows, n_vocab]: n rows for ``all``, 1 for ``last``, 0 for ``none``. The array is valid
@@ -67,7 +67,7 @@ class Target(Protocol):
         """
 
     def hidden_rows(self) -> FloatArray:
-        """Hidden rows float32 [n, width] of the last decode, if it was asked for them."""
+        """Hidden rows float32 [n, width] of the last decode's tokens, where the target was made to keep them."""
 
     def piece(self, token: int) -> bytes:
         """The bytes of a token, special tokens rendered as nothing."""

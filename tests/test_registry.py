@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -87,7 +88,7 @@ def test_canonical_labels(text: str, labels: list[str]) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("ngrm-simple", "Unknown strategy 'ngrm-simple'. Did you mean 'ngram-simple'? Known: none, ngram-mod, "),
+        ("ngrm-simple", "Unknown strategy 'ngrm-simple'. Did you mean 'ngram-simple'? Known: none, "),
         ("ngram-mod(nmax=3)", "ngram-mod: unknown option 'nmax'. Known: n_match (int, 24), n_min (int, 48)"),
         ("ngram-mod(n_max=zero)", "ngram-mod: n_max: Input should be a valid integer"),
         ("ngram-simple(size_n=0)", "size_n: Input should be greater than or equal to 1"),
@@ -150,17 +151,27 @@ class TestEntryPoints:
 
 
 class TestConformance:
-    @pytest.mark.parametrize("name", Registry().names())
-    def test_every_registered_strategy_conforms(self, name: str) -> None:
-        failed = [c for c in check_strategy(Registry().plan(name)[-1].build) if not c.passed]
+    EXAMPLES: ClassVar = {
+        "draft": 'draft(model="{nano}")',
+        "cascade": "cascade(ngram-mod(n_match=3, n_min=1, n_max=6), ngram-simple(size_n=2, size_m=5))",
+    }
+
+    @pytest.mark.parametrize("name", [*Registry().names(), "draft(sample)", "cascade(mtp)"])
+    def test_every_registered_strategy_conforms(self, name: str, nano_dense: Path) -> None:
+        examples = self.EXAMPLES | {
+            "draft(sample)": 'draft(model="{nano}", sample=true, n_max=4)',
+            "cascade(mtp)": "cascade(ngram-mod(n_match=3, n_min=1, n_max=6), mtp(n_max=2))",
+        }
+        text = examples.get(name, name).replace("{nano}", str(nano_dense))
+        failed = [c for c in check_strategy(Registry().plan(text)[-1].build) if not c.passed]
         assert not failed
 
     @pytest.mark.parametrize(
         ("fault", "check"),
         [
-            ("return Draft([10**6])", "Drafts hold known tokens"),
-            ("return Draft([0] * 99)", "no more than longest_draft"),
-            ("context.flags.writeable = True; context[0] = 1; return Draft()", "not written to"),
+            ("return Draft([10**6])", "Greedy text"),
+            ("return Draft([0] * 99)", "Drafts are no longer"),
+            ("context.flags.writeable = True; context[0] = 1; return Draft()", "is not written to"),
             ("self.n = getattr(self, 'n', 0) + 1; return Draft([0] * min(self.n, 9))", "After reset()"),
             ("return Draft([int(context[-5])])", "One-token prompts"),
         ],

@@ -42,4 +42,4 @@ def main() -> None:
         sys.stderr.close()  # the reader of our output has gone; there is no one to tell
 
 
-from specdec.cli import compare, report, strategies, workloads  # noqa: E402, F401 - commands register themselves
+from specdec.cli import compare, report, strategies, vocab, workloads  # noqa: E402, F401 - commands register themselves

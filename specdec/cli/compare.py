@@ -21,6 +21,8 @@ def compare(
     target: o.Target,
     strategies: o.Strategies = "ngram",
     strategy: o.StrategyFiles = [],  # noqa: B006 - Typer copies it
+    draft: o.DraftFile = "",
+    mtp_model: o.MtpFile = "",
     workloads: o.Workloads = "",
     prompts: o.PromptFiles = [],  # noqa: B006
     limit: o.Limit = 3,
@@ -68,6 +70,8 @@ def compare(
         target=target,
         strategies=_with_files(strategies, strategy),
         strategy_files=tuple(strategy),
+        draft=draft,
+        mtp_model=mtp_model,
         workloads=_split(workloads),
         prompt_files=tuple(prompts),
         limit=limit or None,

@@ -22,6 +22,8 @@ StrategyFiles = Annotated[
     list[str],
     typer.Option("--strategy", help="Your own strategy, ./file.py:Class (repeatable); it joins the comparison."),
 ]
+DraftFile = Annotated[str, typer.Option("--draft", "-md", help="The draft model of the strategy draft, a GGUF file.")]
+MtpFile = Annotated[str, typer.Option("--mtp-model", help="A GGUF with the MTP layer alone, for the strategy mtp.")]
 Workloads = Annotated[
     str, typer.Option("--workloads", "-w", help="Comma list of workloads or length classes; default all.")
 ]

@@ -104,6 +104,18 @@ def _handle() -> Any:
     return llama().llama_cpp._lib
 
 
+@cache
+def nextn() -> ModuleType:
+    """llama-cpp-python's bindings of the functions that MTP needs; not a stable interface, so they may be missing."""
+    llama()
+    try:
+        from llama_cpp import llama_cpp_ext
+    except (ImportError, AttributeError) as error:
+        raise SpecdecError(f"mtp: this llama-cpp-python lacks the MTP functions: {error}.", _INSTALL) from error
+    module: ModuleType = llama_cpp_ext
+    return module
+
+
 def supports_gpu() -> bool:
     """Whether this llama.cpp build can offload to a GPU."""
     return bool(llama().llama_supports_gpu_offload())

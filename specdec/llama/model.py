@@ -13,11 +13,15 @@ from typing import Any
 import numpy as np
 
 from specdec.errors import SpecdecError
+from specdec.llama.accounting import buffers
 from specdec.llama.gguf import Header, read_header
 from specdec.llama.library import extra_buffers_are_safe, ggml_function, llama, log
 from specdec.spec import ModelOptions
-from specdec.types import Message, TokenArray
+from specdec.types import MemoryItem, Message, TokenArray
 
+_CACHE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "iq4_nl": 20, "bf16": 30}
+"""ggml's type numbers (ggml.h, enum ggml_type)."""
+_FLASH = {"auto": -1, "off": 0, "on": 1}
 _LOAD_MODES = {"auto": -1, "none": 0, "mmap": 1}
 _EXPERTS = r"blk\.({layers})\.ffn_(up|down|gate|gate_up)_(ch|)exps"
 _SAMPLING_KEYS = ("temp", "top_k", "top_p", "min_p")
@@ -35,10 +39,11 @@ class LlamaModel:
     Args:
         path: the GGUF; its header is checked before llama.cpp sees it.
         options: offload, load mode and threads (the context's share is used by ``LlamaTarget``).
+        mtp: whether to load the MTP layer too; a baseline without it pays nothing for it.
         extra_buffers: whether llama.cpp may repack weights for the CPU; None decides by probe where the CPU has AMX.
     """
 
-    def __init__(self, path: Path, options: ModelOptions, extra_buffers: bool | None = None) -> None:
+    def __init__(self, path: Path, options: ModelOptions, extra_buffers: bool | None = None, mtp: bool = False) -> None:
         self.path, self.options = path, options
         self.header: Header = read_header(path)
         L = self._lib = llama()
@@ -55,6 +60,7 @@ class LlamaModel:
         params.load_mode = _LOAD_MODES[options.load_mode]
         params.main_gpu = options.main_gpu
         params.use_extra_bufts = extra_buffers
+        params.load_mtp = mtp
         self._keep = _apply_placement(params, options)
         log.clear()
         began = time.perf_counter()
@@ -62,6 +68,7 @@ class LlamaModel:
         self.load_s = time.perf_counter() - began
         if not self.handle:
             raise SpecdecError(*_load_error(path))
+        self._buffers = buffers(log.text())
         self.vocab = L.llama_model_get_vocab(self.handle)
         self.n_vocab = int(L.llama_vocab_n_tokens(self.vocab))
         self.width = int(L.llama_model_n_embd(self.handle))
@@ -73,6 +80,22 @@ class LlamaModel:
         if self.handle:
             self._lib.llama_model_free(self.handle)
             self.handle = None
+
+    def memory(self) -> list[MemoryItem]:
+        """Weights, by device."""
+        return self._buffers
+
+    @property
+    def mtp_bytes(self) -> int:
+        """Bytes of the MTP layer's weights."""
+        first = int(self.header.get("block_count", 0)) - self.header.nextn_layers
+        layers = tuple(f"blk.{i}." for i in range(first, first + self.header.nextn_layers))
+        return sum(t.bytes for t in self.header.tensors if t.name.startswith(layers)) if layers else 0
+
+    def attention(self) -> tuple[int, int, int]:
+        """(flash attention, K cache type, V cache type) as llama.cpp's numbers, for a context."""
+        o = self.options
+        return _FLASH[o.flash_attn], _CACHE_TYPES[o.cache_type_k], _CACHE_TYPES[o.cache_type_v]
 
     @cached_property
     def description(self) -> str:

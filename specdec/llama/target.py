@@ -9,15 +9,12 @@ import numpy as np
 import psutil
 
 from specdec.errors import SpecdecError
-from specdec.llama.library import log
+from specdec.llama.accounting import buffers
+from specdec.llama.library import log, nextn
 from specdec.llama.memory import LlamaMemory
 from specdec.llama.model import LlamaModel
 from specdec.target import Outputs
 from specdec.types import FloatArray, TokenArray
-
-_CACHE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "iq4_nl": 20, "bf16": 30}
-"""ggml's type numbers (ggml.h, enum ggml_type)."""
-_FLASH = {"auto": -1, "off": 0, "on": 1}
 
 
 class LlamaTarget:
@@ -29,11 +26,14 @@ class LlamaTarget:
         snapshots: recurrent states to keep for rollback (``n_rs_seq``), 0 for none.
         longest_draft: the most draft tokens of a pass. Bounds the rows of logits that llama.cpp makes room for: at a
             vocabulary of 248 k, 512 rows would cost 500 MiB.
+        hidden: whether decodes keep the hidden rows of all their tokens.
     """
 
-    def __init__(self, model: LlamaModel, n_ctx: int, snapshots: int = 0, longest_draft: int = 0) -> None:
+    def __init__(
+        self, model: LlamaModel, n_ctx: int, snapshots: int = 0, longest_draft: int = 0, hidden: bool = False
+    ) -> None:
         L, options = model._lib, model.options
-        self._lib, self._model = L, model
+        self._lib, self.model = L, model
         self.threads = options.threads or default_threads()
         self.n_vocab, self.width = model.n_vocab, model.width
         self.end_of_text, self.piece = model.end_of_text, model.piece
@@ -45,8 +45,7 @@ class LlamaTarget:
         params.n_outputs_max = min(params.n_batch, longest_draft + 1)
         params.n_threads = self.threads
         params.n_threads_batch = options.threads_batch or self.threads
-        params.flash_attn_type = _FLASH[options.flash_attn]
-        params.type_k, params.type_v = _CACHE_TYPES[options.cache_type_k], _CACHE_TYPES[options.cache_type_v]
+        params.flash_attn_type, params.type_k, params.type_v = model.attention()
         params.op_offload = options.op_offload
         params.no_perf = True
         log.clear()
@@ -54,6 +53,11 @@ class LlamaTarget:
         if not self._context:
             raise SpecdecError(*_context_error(n_ctx))
         self.log_lines = log.text()
+        self.buffers = buffers(self.log_lines)
+        self.hidden = hidden
+        if hidden:
+            self._nextn = nextn()
+            self._nextn.llama_set_embeddings_nextn(self._context, True, False)
         self.n_ctx = int(L.llama_n_ctx(self._context))
         self.n_batch = int(params.n_batch)
         self.memory = LlamaMemory(L, self._context, model.recurrent)
@@ -66,8 +70,8 @@ class LlamaTarget:
             self._lib.llama_free(self._context)
             self._context = None
 
-    def decode(self, ids: TokenArray, start: int, outputs: Outputs, hidden: bool = False) -> FloatArray:
-        n = len(ids)
+    def decode(self, ids: TokenArray, start: int, outputs: Outputs) -> FloatArray:
+        n = self._n_decoded = len(ids)
         self._tokens[:n] = ids
         self._positions[:n] = self._counting[:n]
         self._positions[:n] += start
@@ -89,7 +93,15 @@ class LlamaTarget:
         return np.frombuffer(buffer, np.float32).reshape(rows, self.n_vocab)
 
     def hidden_rows(self) -> FloatArray:
-        raise SpecdecError("this target gives no hidden rows.", "Strategies that need them are not supported yet.")
+        if not self.hidden:
+            raise SpecdecError("this target was made without hidden rows.", "Declare needs = {'hidden_states'}.")
+        address = ctypes.cast(self._nextn.llama_get_embeddings_nextn(self._context), ctypes.c_void_p).value
+        if not address:
+            raise SpecdecError(
+                f"{self.model.header.architecture}: llama.cpp gives no hidden rows for this architecture."
+            )
+        buffer: Any = (ctypes.c_float * (self._n_decoded * self.width)).from_address(address)
+        return np.frombuffer(buffer, np.float32).reshape(self._n_decoded, self.width)
 
     def warm_up(self) -> None:
         """One small decode, so that the first measured pass does not pay for page faults and kernel loading."""

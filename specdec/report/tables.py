@@ -15,6 +15,7 @@ from specdec.types import PHASES, Row
 _NA = "n/a"
 _STRATEGY_WIDTH = 26
 _MOST_FAILURES = 5
+_MOST_POSITIONS = 8
 
 Column = tuple[str, Callable[[Row], str]]
 
@@ -32,9 +33,13 @@ def as_markdown(run: Run) -> str:
 def _report(run: Run, style: str) -> str:
     table = rows(run)
     parts = [_head(run)]
-    for title, columns in (("Speed", _SPEED), ("Drafting", _DRAFTING), ("Where the time goes", _phases(table))):
+    sections = [("Speed", _SPEED, table), ("Drafting", _DRAFTING, table)]
+    if drafting := [r for r in table if r["acceptance_by_position"]]:
+        sections.append(("Acceptance by position", _POSITIONS, drafting))
+    sections.append(("Where the time goes", _phases(table), table))
+    for title, columns, shown in sections:
         heading = f"## {title}" if style == "pipe" else f"{title}\n{'=' * len(title)}"
-        parts.append(f"{heading}\n\n{_table(table, columns, style)}")
+        parts.append(f"{heading}\n\n{_table(shown, columns, style)}")
     parts += _notes(run, table)
     return "\n\n".join(parts)
 
@@ -125,6 +130,13 @@ _DRAFTING: list[Column] = [
     ("accepted/step", _per_step("accepted")),
     ("MiB", _mebibytes),
 ]
+
+
+def _position(i: int) -> Callable[[Row], str]:
+    return lambda row: f"{row['acceptance_by_position'][i]:.0%}" if i < len(row["acceptance_by_position"]) else ""
+
+
+_POSITIONS: list[Column] = [(str(i + 1), _position(i)) for i in range(_MOST_POSITIONS)]
 
 
 def _phases(table: list[Row]) -> list[Column]:

@@ -111,7 +111,7 @@ class FakeTarget:
         self._hidden: FloatArray = np.empty((0, self.width), np.float32)
         self.decoded = 0
 
-    def decode(self, ids: TokenArray, start: int, outputs: Outputs, hidden: bool = False) -> FloatArray:
+    def decode(self, ids: TokenArray, start: int, outputs: Outputs) -> FloatArray:
         assert start == len(self.memory.tokens), "positions must continue"
         assert 0 < len(ids) <= self.n_batch
         self.decoded += len(ids)

@@ -1,0 +1,24 @@
+"""``specdec vocab``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from specdec.cli import app
+
+
+@app.command()
+def vocab(target: Path, draft: Path) -> None:
+    """Check from the headers alone whether a draft model speaks the target's vocabulary; exit code 1 if not."""
+    from specdec.llama.vocab import match_vocabularies
+
+    found = match_vocabularies(target, draft)
+    for reason in found.reasons:
+        typer.echo(f"no: {reason}")
+    for warning in found.warnings:
+        typer.echo(f"warning: {warning}")
+    typer.echo("compatible" if found.compatible else "not compatible")
+    if not found.compatible:
+        raise typer.Exit(1)

@@ -1,0 +1,17 @@
+"""Memory by item, from the allocation lines of llama.cpp's log (its own breakdown is not reachable from Python)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from specdec.types import MemoryItem
+
+_LINE = re.compile(r"(\S+)\s+(model|KV|RS|compute|output)\s+buffer size\s*=\s*([\d.]+)\s*MiB")
+_KINDS = {"model": "weights", "KV": "KV", "RS": "recurrent", "compute": "compute", "output": "output"}
+
+
+def buffers(lines: Iterable[str]) -> list[MemoryItem]:
+    """One item for each buffer that llama.cpp says it allocated."""
+    found = (_LINE.search(line) for line in lines)
+    return [MemoryItem(m.group(1), _KINDS[m.group(2)], round(float(m.group(3)) * 2**20)) for m in found if m]

@@ -1,0 +1,208 @@
+"""MTP and draft models on nano models: their drafts are those of a naive re-computation; refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from specdec.decode import Decoder
+from specdec.errors import SpecdecError
+from specdec.llama.gguf import read_header
+from specdec.llama.model import LlamaModel
+from specdec.llama.mtp import MtpContext
+from specdec.llama.target import LlamaTarget
+from specdec.registry import Registry
+from specdec.rollback import Mode
+from specdec.spec import ModelOptions
+from specdec.strategy import Services, Strategy
+from specdec.testing.nano import write_nano
+from specdec.types import Draft, Limits, Sampling, TokenArray
+
+PROMPT = np.random.default_rng(4).integers(0, 500, 70).astype(np.int32)
+LIMITS = Limits(60, ignore_eos=True)
+
+
+@pytest.fixture(scope="module")
+def hybrid(nano_hybrid: Path) -> LlamaModel:
+    return LlamaModel(nano_hybrid, ModelOptions(threads=1), mtp=True)
+
+
+def build(text: str) -> Strategy:
+    return Registry().plan(text)[-1].build()
+
+
+def recorded(strategy: Strategy, model: LlamaModel, mode: Mode, snapshots: int,
+             prompts: list[TokenArray], sampling: Sampling = Sampling()) -> list[tuple[list[int], list[int]]]:  # fmt: skip
+    """(context, draft) of every proposal, over generations one after the other."""
+    target = LlamaTarget(model, 512, snapshots, 8, hidden="hidden_states" in strategy.needs)
+    strategy.open(Services(target.n_vocab, target.n_ctx, target.width, 1, sampling, model))
+    seen: list[tuple[list[int], list[int]]] = []
+    propose = strategy.propose
+
+    def watched(context: TokenArray, max_tokens: int) -> Draft:
+        draft = propose(context, max_tokens)
+        seen.append((context.tolist(), list(draft.token_ids)))
+        return draft
+
+    strategy.propose = watched  # type: ignore[method-assign]
+    decoder = Decoder(target, strategy, mode)
+    for prompt in prompts:
+        decoder.clear()
+        decoder.generate(prompt, LIMITS, sampling)
+    strategy.close()
+    target.close()
+    return seen
+
+
+def naive_mtp(model: LlamaModel, context: list[int], n: int) -> list[int]:
+    """All hidden rows anew, the whole context through a fresh MTP context, then the chain by hand."""
+    target, mtp = LlamaTarget(model, 512, 0, 0, hidden=True), MtpContext(model, 512, 64, 1)
+    ids = np.array(context, np.int32)
+    target.decode(ids[:-1], 0, "none")
+    rows = np.concatenate([np.zeros((1, model.width), np.float32), target.hidden_rows()])
+    result = mtp.decode(ids, 0, rows, output=True)
+    tokens: list[int] = []
+    while True:
+        assert result is not None
+        tokens.append(int(result[0].argmax()))
+        if len(tokens) == n:
+            break
+        at = len(context) + len(tokens) - 1
+        result = mtp.decode(np.array(tokens[-1:], np.int32), at, result[1][None].copy(), output=True)
+    target.close()
+    mtp.close()
+    return tokens
+
+
+@pytest.mark.parametrize(("mode", "snapshots"), [("snapshots", 4), ("checkpoint", 0)])
+def test_mtp_drafts_as_a_naive_computation(hybrid: LlamaModel, mode: Mode, snapshots: int) -> None:
+    seen = recorded(build("mtp(n_max=4)"), hybrid, mode, snapshots, [PROMPT, PROMPT[:3]])
+    assert len(seen) > 60
+    for context, draft in seen[::9] + seen[-2:]:
+        assert draft == naive_mtp(hybrid, context, len(draft))
+
+
+def test_mtp_p_min_shortens_and_n_min_drops(hybrid: LlamaModel) -> None:
+    free = dict((tuple(c), d) for c, d in recorded(build("mtp(n_max=4)"), hybrid, "snapshots", 4, [PROMPT]))
+    gated = recorded(build("mtp(n_max=4, p_min=0.6)"), hybrid, "snapshots", 4, [PROMPT])
+    pairs = [(draft, free[tuple(context)]) for context, draft in gated if tuple(context) in free]
+    assert all(draft == whole[: len(draft)] for draft, whole in pairs)
+    assert 0 < sum(len(d) for d, _ in pairs) < sum(len(w) for _, w in pairs)
+    strict = recorded(build("mtp(n_max=4, p_min=0.6, n_min=3)"), hybrid, "snapshots", 4, [PROMPT])
+    assert {len(d) for _, d in strict} <= {0, 3, 4}
+
+
+def naive_draft(model: LlamaModel, context: list[int], n: int) -> list[int]:
+    target = LlamaTarget(model, 512)
+    tokens = list(context)
+    for _ in range(n):
+        target.memory.clear()
+        tokens.append(int(target.decode(np.array(tokens, np.int32), 0, "last")[0].argmax()))
+    target.close()
+    return tokens[len(context) :]
+
+
+@pytest.mark.parametrize("kind", ["dense", "hybrid"])
+def test_draft_model_drafts_as_a_naive_computation(hybrid: LlamaModel, tmp_path: Path, kind: str) -> None:
+    """A draft with weights near the target's accepts some and rejects some: every way back is taken."""
+    path = write_nano(tmp_path / "draft.gguf", kind, seed=0 if kind == "hybrid" else 1)  # type: ignore[arg-type]
+    seen = recorded(build(f'draft(model="{path}", n_max=4)'), hybrid, "snapshots", 4, [PROMPT, PROMPT[:40], PROMPT[:1]])
+    model = LlamaModel(path, ModelOptions(threads=1))
+    for context, draft in seen[::7] + seen[-2:]:
+        assert draft == naive_draft(model, context, len(draft))
+
+
+def test_a_hybrid_draft_that_is_often_wrong_still_drafts_right(hybrid: LlamaModel, tmp_path: Path) -> None:
+    path = write_nano(tmp_path / "draft.gguf", "hybrid", seed=9)
+    seen = recorded(build(f'draft(model="{path}", n_max=3)'), hybrid, "snapshots", 3, [PROMPT])
+    model = LlamaModel(path, ModelOptions(threads=1))
+    for context, draft in seen[::5]:
+        assert draft == naive_draft(model, context, len(draft))
+
+
+def test_sampled_drafts_come_from_their_distribution(hybrid: LlamaModel, nano_dense: Path) -> None:
+    strategy = build(f'draft(model="{nano_dense}", n_max=3, sample=true)')
+    seen = recorded(strategy, hybrid, "snapshots", 3, [PROMPT], Sampling(0.9, top_k=8, seed=2))
+    assert sum(len(d) for _, d in seen) > 30
+
+
+class TestRefusals:
+    def refused(self, text: str, target: Path) -> str:
+        with pytest.raises(SpecdecError) as e:
+            build(text).check(read_header(target))
+        return str(e.value)
+
+    def test_no_mtp_layer(self, nano_dense: Path) -> None:
+        assert "this GGUF has no MTP layer (nextn_predict_layers is 0)" in self.refused("mtp", nano_dense)
+
+    def test_two_mtp_layers(self, nano_hybrid: Path, tmp_path: Path) -> None:
+        data = nano_hybrid.read_bytes()
+        key = b"nextn_predict_layers" + (4).to_bytes(4, "little")
+        assert key + (1).to_bytes(4, "little") in data
+        two = tmp_path / "two.gguf"
+        two.write_bytes(data.replace(key + (1).to_bytes(4, "little"), key + (2).to_bytes(4, "little")))
+        assert "has 2 MTP layers" in self.refused("mtp", two)
+
+    def test_no_draft_named_or_missing(self, nano_hybrid: Path) -> None:
+        assert "no draft model is named. Give --draft FILE" in self.refused("draft", nano_hybrid)
+        assert "there is no file" in self.refused("draft(model=absent.gguf)", nano_hybrid)
+
+    def test_other_vocabulary(self, nano_hybrid: Path, tmp_path: Path) -> None:
+        other = write_nano(tmp_path / "other.gguf", "dense", n_vocab=900)
+        assert "vocabularies differ: target 512 tokens, draft 900" in self.refused(
+            f'draft(model="{other}")', nano_hybrid
+        )
+
+
+class TestVocabulary:
+    def write(self, path: Path, tokens: list[str], model: str = "gpt2", **keys: object) -> Path:
+        writer = gguf.GGUFWriter(path, "llama")
+        writer.add_tokenizer_model(model)
+        writer.add_token_list(tokens)
+        for key, value in keys.items():
+            getattr(writer, key if key.startswith("add_") else f"add_{key}")(value)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return path
+
+    @pytest.mark.parametrize(
+        ("draft", "keys", "reason"),
+        [
+            ([f"t{i}" for i in range(300)], {}, None),
+            ([f"t{i}" for i in range(400)], {}, None),
+            ([f"t{i}" for i in range(429)], {}, "vocabularies differ: target 300 tokens, draft 429"),
+            ([f"t{i}" if i != 7 else "x" for i in range(300)], {}, "token 7 differs: target 't7', draft 'x'"),
+            ([f"t{i}" if i != 3 else "x" for i in range(300)], {}, None),
+            ([f"t{i}" for i in range(300)], {"add_bos_token": True}, "begin-of-text is added by the draft only"),
+            (
+                [f"t{i}" for i in range(300)],
+                {"model": "llama"},
+                "kinds of vocabulary differ: target 'gpt2', draft 'llama'",
+            ),
+        ],
+    )
+    def test_llama_cpps_rules(
+        self, tmp_path: Path, draft: list[str], keys: dict[str, object], reason: str | None
+    ) -> None:
+        from specdec.llama.vocab import match_vocabularies
+
+        target = self.write(tmp_path / "t.gguf", [f"t{i}" for i in range(300)])
+        found = match_vocabularies(target, self.write(tmp_path / "d.gguf", draft, **keys))  # type: ignore[arg-type]
+        assert found.compatible == (reason is None)
+        if reason:
+            assert found.reasons[0] == reason
+
+    def test_special_tokens_that_do_not_break_drafting_are_warnings(self, tmp_path: Path) -> None:
+        from specdec.llama.vocab import match_vocabularies
+
+        tokens = [f"t{i}" for i in range(300)]
+        target = self.write(tmp_path / "t.gguf", tokens, bos_token_id=298)
+        found = match_vocabularies(target, self.write(tmp_path / "d.gguf", tokens))
+        assert found.compatible
+        assert "llama.cpp falls back to 11" in found.warnings[0]
+        assert "--override-kv tokenizer.ggml.bos_token_id=int:298" in found.warnings[0]
