@@ -68,7 +68,9 @@ class MtpContext:
         if not self._context:
             raise SpecdecError(f"mtp: no context for the MTP layer: {' '.join(log.text('error'))[:200]}.")
         self._buffers = buffers(log.text())
-        self._nextn.llama_set_embeddings_nextn(self._context, True, True)
+        # Unmasked: the MTP graph of this llama.cpp does not pick output rows before it hands out hidden rows, so in
+        # masked mode a batch of several tokens with one output gives the FIRST token's row.
+        self._nextn.llama_set_embeddings_nextn(self._context, True, False)
         self._memory = L.llama_get_memory(self._context)
         size = self._n_batch = int(params.n_batch)
         self._batch = L.llama_batch_init(size, 0, 1)
