@@ -1,4 +1,5 @@
-# make demo TARGET=model.gguf   a real comparison of draft strategies, from nothing but Python, gcc and cmake
+# make demo                     a real comparison of draft strategies on the demo models, from nothing but Python, gcc, cmake
+# make demo TARGET=model.gguf   the same on a model of yours
 # make test                     lint, types, docs and tests, likewise
 # make bench                    benchmarks that need no model; see benchmarks/ for the others
 
@@ -18,7 +19,7 @@ BUILD_FLAGS := CFLAGS="$(CFLAGS) $(AMX)" CXXFLAGS="$(CXXFLAGS) $(AMX)"
 
 demo: $(VENV)/installed
 ifeq ($(TARGET),)
-	@echo "Name a model: make demo TARGET=path/to/model.gguf" >&2; exit 2
+	$(BIN)/specdec compare --strategies mtp,ngram,draft --limit 3 --n-predict 128
 else
 	$(BIN)/specdec compare --target "$(TARGET)" --strategies ngram --workloads $(WORKLOADS) --limit $(LIMIT) --n-predict $(N_PREDICT)
 endif

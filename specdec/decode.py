@@ -48,7 +48,7 @@ class Clock:
         return spent
 
     def move(self, source: str, phase: str, seconds: float) -> None:
-        """Rebook part of a phase (a strategy's own translation inside propose, say)."""
+        """Rebook part of a phase."""
         self.seconds[source] -= seconds
         self.seconds[phase] += seconds
 
@@ -233,9 +233,11 @@ class _Run:
         rollback, start = self._d._rollback, self._n - 1
         # 1. propose
         clock.to("other")
+        translated = self._strategy.translate_s
         draft = self._propose()
         n_draft = len(draft)
         clock.to("propose")
+        clock.move("propose", "translate", self._strategy.translate_s - translated)
         # 2. one target pass over the last token and the draft
         rollback.before_pass(n_draft)
         clock.to("roll_back")

@@ -6,9 +6,9 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from specdec.decode import Decoder
+from specdec.demo import model_path
 from specdec.errors import SpecdecError
 from specdec.llama.gguf import read_header
 from specdec.llama.library import supports_gpu
@@ -48,7 +48,7 @@ class Engine:
 
     def __init__(self, spec: RunSpec, planned: list[Planned], announce: Callable[[str], None]) -> None:
         self._spec, self._announce = spec, announce
-        path = Path(spec.target)
+        path = model_path(spec.target)
         header = read_header(path)
         probes = [plan.build() for plan in planned]
         for probe in probes:

@@ -41,7 +41,6 @@ def describe_model(header: Header, description: str) -> dict[str, Any]:
     with open(header.path, "rb") as file:
         digest = hashlib.sha256(file.read(header.header_bytes)).hexdigest()
     return {
-        "path": str(header.path),
         "file": header.path.name,
         "bytes": header.file_bytes,
         "header_sha256": digest,

@@ -65,6 +65,9 @@ class Strategy(ABC):
     needs: frozenset[str] = frozenset()
     """``hidden_states``: ``process`` is called. ``target_model``: ``Services.target_model`` is set."""
 
+    translate_s: float = 0.0
+    """Seconds spent so far in ``propose`` on changing between vocabularies: booked as a phase of their own."""
+
     def __init__(self, options: StrategyOptions | None = None) -> None:
         self.options = options if options is not None else self.Options()
 

@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from specdec.demo import WORKLOADS_BEGIN_WITH
 from specdec.errors import SpecdecError
 from specdec.types import Message, Prompt
 
@@ -49,8 +50,11 @@ def load_prompts(files: Iterable[str] = ()) -> list[Prompt]:
 
 
 def select(prompts: list[Prompt], names: tuple[str, ...], limit: int | None) -> list[Prompt]:
-    """Prompts of the named workloads or length classes (all if none is named), the first ``limit`` of each workload."""
+    """Prompts of the named workloads or length classes, the first ``limit`` of each workload; without names all but the
+    demo model's."""
     known = list(dict.fromkeys(p.workload for p in prompts))
+    if not names and any(not w.startswith(WORKLOADS_BEGIN_WITH) for w in known):
+        prompts = [p for p in prompts if not p.workload.startswith(WORKLOADS_BEGIN_WITH)]
     for name in names:
         if name not in known and name not in LENGTHS:
             raise SpecdecError(

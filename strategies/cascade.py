@@ -50,7 +50,9 @@ class Cascade(Strategy):
     def propose(self, context: TokenArray, max_tokens: int) -> Draft:
         self._winner = None
         for label, strategy in self._children:
+            before = strategy.translate_s
             draft = strategy.propose(context, max_tokens).clipped(strategy.longest_draft)
+            self.translate_s += strategy.translate_s - before
             if draft:
                 self._winner = strategy
                 return Draft(draft.token_ids, draft.probs, draft.note or label, draft.parents)

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 
 from specdec.decode import Decoder
+from specdec.demo import model_path
 from specdec.errors import SpecdecError
 from specdec.llama.gguf import read_header
 from specdec.llama.model import LlamaModel
 from specdec.llama.mtp import MtpContext
 from specdec.llama.target import LlamaTarget
+from specdec.llama.translate import Translator
+from specdec.llama.vocab import match_vocabularies
 from specdec.registry import Registry
 from specdec.rollback import Mode
 from specdec.spec import ModelOptions
@@ -145,6 +148,48 @@ def test_sampled_drafts_come_from_their_distribution(hybrid: LlamaModel, nano_de
     assert sum(len(d) for _, d in seen) > 30
 
 
+@pytest.fixture(scope="module")
+def demo() -> LlamaModel:
+    return LlamaModel(model_path("demo"), ModelOptions(threads=2), mtp=True)
+
+
+class TestTranslation:
+    """The demo target with a draft of another vocabulary: real text, split differently."""
+
+    def test_text_is_that_of_plain_decoding_and_time_is_booked(self, demo: LlamaModel) -> None:
+        ids = demo.tokenize("def read_lines(path):\n    with open(path) as file:\n        ")
+        wanted = Decoder(LlamaTarget(demo, 512, 0, 8), build("none")).generate(ids, LIMITS, GREEDY)
+        strategy = build("draft(model=demo-other, translate=true)")
+        target = LlamaTarget(demo, 512, 3, 8)
+        strategy.open(Services(target.n_vocab, 512, target.width, 1, GREEDY, demo))
+        got = Decoder(target, strategy).generate(ids, LIMITS, GREEDY)
+        assert got.token_ids == wanted.token_ids
+        assert 0 < sum(got.steps.accepted) < sum(got.steps.drafted)
+        assert 0 < got.phase_s["translate"] < got.generation_s
+        strategy.close()
+
+    def test_round_trip_of_text(self, demo: LlamaModel) -> None:
+        draft = LlamaModel(model_path("demo-other"), ModelOptions(threads=1))
+        translator = Translator(demo, draft)
+        context = demo.tokenize("import os\n\n# Größe äö 漢字 🙂\nprint('total', 17)\n")
+        torn = 0
+        for n in range(1, len(context) + 1):
+            ids = translator.to_draft(context[:n])
+            text = b"".join(demo.piece(int(t)) for t in context[:n])
+            if ids is None:
+                torn += 1
+                assert "\ufffd" in text.decode("utf-8", "replace"), "only a torn character stops the translation"
+            else:
+                assert b"".join(draft.piece(int(t)) for t in ids) == text
+        assert 0 < torn < len(context) / 2
+        back = translator.to_target(context, draft.tokenize_bytes(b"    return total"))
+        assert b"".join(demo.piece(t) for t in back) == b"    return total"
+
+    def test_sampling_and_translation_exclude_each_other(self, nano_hybrid: Path) -> None:
+        with pytest.raises(SpecdecError, match="exclude each other"):
+            build("draft(model=demo-other, translate=true, sample=true)").check(read_header(nano_hybrid))
+
+
 class TestRefusals:
     def refused(self, text: str, target: Path) -> str:
         with pytest.raises(SpecdecError) as e:
@@ -205,8 +250,6 @@ class TestVocabulary:
     def test_llama_cpps_rules(
         self, tmp_path: Path, draft: list[str], keys: dict[str, object], reason: str | None
     ) -> None:
-        from specdec.llama.vocab import match_vocabularies
-
         target = self.write(tmp_path / "t.gguf", [f"t{i}" for i in range(300)])
         found = match_vocabularies(target, self.write(tmp_path / "d.gguf", draft, **keys))  # type: ignore[arg-type]
         assert found.compatible == (reason is None)
@@ -214,8 +257,6 @@ class TestVocabulary:
             assert found.reasons[0] == reason
 
     def test_special_tokens_that_do_not_break_drafting_are_warnings(self, tmp_path: Path) -> None:
-        from specdec.llama.vocab import match_vocabularies
-
         tokens = [f"t{i}" for i in range(300)]
         target = self.write(tmp_path / "t.gguf", tokens, bos_token_id=298)
         found = match_vocabularies(target, self.write(tmp_path / "d.gguf", tokens))

@@ -13,12 +13,14 @@ from specdec.cli import options as o
 if TYPE_CHECKING:
     from specdec.spec import RunSpec
 
+DEMO_WORKLOADS = "demo-code,demo-docs,demo-json,demo-edit"
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of tables.")]
 
 
 @app.command()
 def compare(
-    target: o.Target,
+    target: o.Target = "demo",
     strategies: o.Strategies = "ngram",
     strategy: o.StrategyFiles = [],  # noqa: B006 - Typer copies it
     draft: o.DraftFile = "",
@@ -66,6 +68,10 @@ def compare(
     """Compare draft strategies on a model: acceptance, memory and net speed by workload, against `none`."""
     from specdec.spec import make_spec
 
+    if target == "demo":
+        draft = draft or "demo-draft"
+        workloads = workloads or ("" if prompts else DEMO_WORKLOADS)
+        typer.echo("Target: the demo model that comes with specdec (tiny, knows code and documentation).", err=True)
     spec = make_spec(
         target=target,
         strategies=_with_files(strategies, strategy),

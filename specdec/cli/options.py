@@ -14,7 +14,9 @@ _RUN = "Run"
 Results = Annotated[Path, typer.Option("--results", help="Folder that holds the runs.")]
 DEFAULT_RESULTS = Path("results")
 
-Target = Annotated[str, typer.Option("--target", "-m", help="The target model, a GGUF file.")]
+Target = Annotated[
+    str, typer.Option("--target", "-m", help="The target model, a GGUF file; demo is the one that comes with specdec.")
+]
 Strategies = Annotated[
     str, typer.Option("--strategies", "-s", help="Comma list, e.g. ngram or 'ngram-mod(n_match=16),ngram-simple'.")
 ]
@@ -22,7 +24,12 @@ StrategyFiles = Annotated[
     list[str],
     typer.Option("--strategy", help="Your own strategy, ./file.py:Class (repeatable); it joins the comparison."),
 ]
-DraftFile = Annotated[str, typer.Option("--draft", "-md", help="The draft model of the strategy draft, a GGUF file.")]
+DraftFile = Annotated[
+    str,
+    typer.Option(
+        "--draft", "-md", help="The draft model of the strategy draft, a GGUF file (with the demo target: its own)."
+    ),
+]
 MtpFile = Annotated[str, typer.Option("--mtp-model", help="A GGUF with the MTP layer alone, for the strategy mtp.")]
 Workloads = Annotated[
     str, typer.Option("--workloads", "-w", help="Comma list of workloads or length classes; default all.")

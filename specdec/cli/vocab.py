@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -10,11 +10,15 @@ from specdec.cli import app
 
 
 @app.command()
-def vocab(target: Path, draft: Path) -> None:
+def vocab(
+    target: Annotated[str, typer.Argument(help="A GGUF file, or demo.")],
+    draft: Annotated[str, typer.Argument(help="A GGUF file, or demo-draft, demo-other.")],
+) -> None:
     """Check from the headers alone whether a draft model speaks the target's vocabulary; exit code 1 if not."""
+    from specdec.demo import model_path
     from specdec.llama.vocab import match_vocabularies
 
-    found = match_vocabularies(target, draft)
+    found = match_vocabularies(model_path(target), model_path(draft))
     for reason in found.reasons:
         typer.echo(f"no: {reason}")
     for warning in found.warnings:

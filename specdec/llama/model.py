@@ -127,13 +127,16 @@ class LlamaModel:
 
     def tokenize(self, text: str, special: bool = True) -> TokenArray:
         """Token ids int32 [n]; ``special`` adds what the vocabulary wants at the start. Special tokens are parsed."""
-        raw = text.encode()
-        room = len(raw) + 16
+        return np.array(self.tokenize_bytes(text.encode(), special, parse=True), np.int32)
+
+    def tokenize_bytes(self, raw: bytes, special: bool = False, parse: bool = False) -> list[int]:
+        """Token ids of raw bytes; ``parse`` reads the texts of special tokens as these tokens."""
+        room = 3 * len(raw) + 16  # bytes that are not UTF-8 become replacement characters of three bytes
         buffer = (ctypes.c_int32 * room)()
-        n = self._lib.llama_tokenize(self.vocab, raw, len(raw), buffer, room, special, True)
+        n = self._lib.llama_tokenize(self.vocab, raw, len(raw), buffer, room, special, parse)
         if n < 0:
             raise SpecdecError(f"a text of {len(raw)} bytes cannot be tokenized (llama_tokenize gave {n}).")
-        return np.array(buffer[:n], np.int32)
+        return list(buffer[:n])
 
     def chat(self, messages: list[Message], thinking: bool) -> TokenArray:
         """Token ids of a conversation in the GGUF's own chat template, ready for the assistant's turn."""

@@ -157,6 +157,9 @@ def _notes(run: Run, table: list[Row]) -> list[str]:
             quiet.setdefault(_name(r), []).append(r["workload"])
     notes += [f"Inactive (drafted nothing): {name} on {', '.join(where)}." for name, where in quiet.items()]
     for r in total:
+        if r["drafted_by"]:
+            shares = ", ".join(f"{who} {n / r['drafting_steps']:.0%}" for who, n in r["drafted_by"].items())
+            notes.append(f"{_name(r)}: drafts came from {shares}.")
         if r["text_differs"] and r["strategy"] != "none":
             notes.append(
                 f"{_name(r)}: {r['text_differs']} of {r['generations']} texts differ from those of `none` (batch shapes"
