@@ -108,6 +108,7 @@ class Engine:
         self._n_ctx = asked or _rounded(needs[worst])
         if trained and self._n_ctx > trained:
             warnings.warn(f"the context of {self._n_ctx:,} tokens exceeds the model's {trained:,}", stacklevel=2)
+        self._open_all()
         return lengths
 
     @property
@@ -157,12 +158,22 @@ class Engine:
             strategy.close()
         self._close_context()
 
+    def _open_all(self) -> None:
+        """Open every strategy, so that one that cannot work here is refused before anything runs."""
+        for arm in self.arms:
+            try:
+                self._strategy(arm)
+            except SpecdecError:
+                raise
+            except Exception as error:
+                raise SpecdecError(f"{arm.planned.label}: open() failed: {type(error).__name__}: {error}") from error
+
     def _strategy(self, arm: Arm) -> Strategy:
         slot = _slot(arm)
         if slot not in self._strategies:
             strategy = arm.planned.build()
-            target = self._context(arm)
-            facts = (self.model.n_vocab, target.n_ctx, self.model.width, target.threads)
+            threads = self._spec.model.threads or default_threads()
+            facts = (self.model.n_vocab, self._n_ctx, self.model.width, threads)
             strategy.open(Services(*facts, sampling=self.sampling, target_model=self.model))
             self._strategies[slot] = strategy
         return self._strategies[slot]
