@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from specdec.decode import Decoder
+from specdec.demo import model_path
 from specdec.engine import Arm, Engine
 from specdec.llama.target import default_threads
 from specdec.registry import Planned, Registry
@@ -53,7 +54,7 @@ def flags(planned: Planned, draft: str) -> list[str]:
     """llama-server's options for a strategy."""
     name, options = planned.found.cls.name, dict(planned.call.options)
     extra = ["--spec-draft-n-max", str(options.get("n_max", 3))] if name in ("mtp", "draft") else []
-    return [*FLAGS[name], *extra, *(["-md", draft] if name == "draft" else [])]
+    return [*FLAGS[name], *extra, *(["-md", str(model_path(draft))] if name == "draft" else [])]
 
 
 @contextmanager
@@ -63,7 +64,7 @@ def server(binary: str, spec: RunSpec, n_ctx: int, extra: list[str]) -> Iterator
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     threads = str(spec.model.threads or default_threads())
-    command = [binary, "-m", spec.target, "--host", "127.0.0.1", "--port", str(port), "-c", str(n_ctx), "-t", threads]
+    command = [binary, "-m", str(model_path(spec.target)), "--host", "127.0.0.1", "--port", str(port), "-c", str(n_ctx), "-t", threads]
     command += ["-tb", threads, "--parallel", "1", *extra]
     with tempfile.TemporaryFile() as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
