@@ -323,7 +323,7 @@ class _Run:
         log.wall_us.append(round(wall_s * 1e6))
         log.verify_us.append(round(verify_s * 1e6))
         log.rollback.append(way)
-        log.note.append(step.draft.note)
+        log.note.append(None if step.draft.note is None else str(step.draft.note))
 
 
 def check_identity(g: Generation) -> None:

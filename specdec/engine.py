@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from specdec.decode import Decoder
 from specdec.demo import model_path
 from specdec.errors import SpecdecError
 from specdec.llama.gguf import read_header
-from specdec.llama.library import supports_gpu
+from specdec.llama.library import gpu_names
 from specdec.llama.model import LlamaModel
 from specdec.llama.target import LlamaTarget, default_threads
 from specdec.registry import Planned
@@ -57,7 +58,7 @@ class Engine:
         self.model = LlamaModel(path, spec.model, mtp=any("hidden_states" in p.needs for p in probes))
         announce(f"Loaded in {self.model.load_s:.1f} s: {self.model.description}, vocabulary {self.model.n_vocab:,}")
         self.sampling = spec.resolve_sampling(self.model.recommended_sampling)
-        self.arms = self._make_arms(planned)
+        self.arms = self._make_arms(planned, probes)
         self._strategies: dict[str, Strategy] = {}
         self._target: LlamaTarget | None = None
         self._shape = (0, False)
@@ -71,10 +72,9 @@ class Engine:
         self._close_context()
         self.model.close()
 
-    def _make_arms(self, planned: list[Planned]) -> list[Arm]:
+    def _make_arms(self, planned: list[Planned], probes: list[Strategy]) -> list[Arm]:
         arms = []
-        for plan in planned:
-            strategy = plan.build()
+        for plan, strategy in zip(planned, probes, strict=True):
             longest, hidden = strategy.longest_draft, "hidden_states" in strategy.needs
             modes: tuple[Mode, ...] = self._spec.rollback if longest else ("auto",)
             for mode in modes:
@@ -94,7 +94,8 @@ class Engine:
         """Choose or check the context length; returns the prompts' lengths in tokens (all user turns together)."""
         lengths, needs = {}, {}
         for prompt in prompts:
-            lengths[prompt.id] = len(self.tokens(prompt, prompt.messages))
+            stand_in = [Message("assistant", "")] * (prompt.turns - 1)  # some templates insist on alternating roles
+            lengths[prompt.id] = len(self.tokens(prompt, _history(prompt, stand_in)))
             # Later turns of a conversation hold the earlier answers and their template's frame.
             needs[prompt.id] = lengths[prompt.id] + prompt.turns * (self._spec.n_predict + 16 * (prompt.turns > 1))
         worst = max(needs, key=needs.__getitem__)
@@ -112,10 +113,11 @@ class Engine:
         return lengths
 
     @property
-    def uses_gpu(self) -> bool:
-        """Whether this build and these options put anything on a GPU."""
+    def card(self) -> str:
+        """The GPUs that this build and these options can use, or CPU."""
         options = self._spec.model
-        return supports_gpu() and options.gpu_layers != 0 and options.device != "none"
+        used = gpu_names() if options.gpu_layers != 0 and options.device != "none" else []
+        return " + ".join(used) or "CPU"
 
     def settings(self) -> dict[str, object]:
         """What the context was resolved to."""
@@ -135,32 +137,28 @@ class Engine:
             strategy.reset()
         limits = limits or self._spec.limits
         decoder = Decoder(self._context(arm), strategy, arm.rollback)
-        history: list[Message] = []
-        turn = 0
-        for message in prompt.messages or (Message("user", ""),):
-            history.append(message)
-            if message.role != "user":
-                continue
-            ids = self.tokens(prompt, tuple(history))
+        answers: list[Message] = []
+        for turn in range(prompt.turns):
+            ids = self.tokens(prompt, _history(prompt, answers))
             if turn and not self._spec.model.ctx_size and len(ids) + limits.n_predict > self._n_ctx:
                 self._grow(len(ids) + limits.n_predict)
                 strategy = self._strategy(arm)
                 decoder = Decoder(self._context(arm), strategy, arm.rollback)
             generation = decoder.generate(ids, limits, self._seeded(prompt, turn))
             yield turn, dataclasses.replace(generation, memory=tuple(self._memory(arm, strategy, generation)))
-            history.append(Message("assistant", generation.text))
-            turn += 1
+            answers.append(Message("assistant", generation.text))
 
     def discard(self, arm: Arm) -> None:
         """After a failure: the arm's strategy and the context are made anew before the next use."""
-        strategy = self._strategies.pop(_slot(arm), None)
+        strategy = self._strategies.pop(self._slot(arm), None)
         if strategy is not None:
             strategy.close()
         self._close_context()
 
     def _open_all(self) -> None:
-        """Open every strategy, so that one that cannot work here is refused before anything runs."""
+        """Open every strategy and make each kind of context once: what cannot work here is refused before anything runs."""
         for arm in self.arms:
+            self._context(arm)
             try:
                 self._strategy(arm)
             except SpecdecError:
@@ -169,12 +167,16 @@ class Engine:
                 raise SpecdecError(f"{arm.planned.label}: open() failed: {type(error).__name__}: {error}") from error
 
     def _strategy(self, arm: Arm) -> Strategy:
-        slot = _slot(arm)
+        slot = self._slot(arm)
         if slot not in self._strategies:
             strategy = arm.planned.build()
             threads = self._spec.model.threads or default_threads()
             facts = (self.model.n_vocab, self._n_ctx, self.model.width, threads)
-            strategy.open(Services(*facts, sampling=self.sampling, target_model=self.model))
+            try:
+                strategy.open(Services(*facts, sampling=self.sampling, target_model=self.model))
+            except BaseException:
+                strategy.close()
+                raise
             self._strategies[slot] = strategy
         return self._strategies[slot]
 
@@ -186,7 +188,7 @@ class Engine:
             longest = max(a.longest_draft for a in self.arms if (a.snapshots, a.hidden) == shape)
             self._target, self._shape = LlamaTarget(self.model, self._n_ctx, arm.snapshots, longest, arm.hidden), shape
             self._target.warm_up()
-            if self._target.memory.snapshots != arm.snapshots:
+            if self._target.memory.snapshots != arm.snapshots and arm.rollback == "snapshots":
                 raise SpecdecError(
                     f"{self.model.header.architecture}: llama.cpp keeps no snapshots for this architecture.",
                     "Use --rollback checkpoint.",
@@ -206,10 +208,14 @@ class Engine:
             self._target.close()
             self._target = None
 
+    def _slot(self, arm: Arm) -> str:
+        """Arms of one strategy share an instance (a draft model is loaded once), unless they would share what it learnt."""
+        return f"{arm.planned.label} {arm.rollback}" if self._spec.carry_state else arm.planned.label
+
     def _seeded(self, prompt: Prompt, turn: int) -> Sampling:
         """Each prompt and turn has random numbers of its own, the same for every strategy."""
-        salt = int.from_bytes(f"{prompt.id}/{turn}".encode(), "little") % (1 << 63)
-        return dataclasses.replace(self.sampling, seed=self.sampling.seed ^ salt)
+        name = hashlib.sha256(f"{self.sampling.seed}/{prompt.id}/{turn}".encode()).digest()
+        return dataclasses.replace(self.sampling, seed=int.from_bytes(name[:8], "little"))
 
     def _memory(self, arm: Arm, strategy: Strategy, generation: Generation) -> Iterator[MemoryItem]:
         """What the arm costs beyond plain decoding: the strategy's own items, snapshots, a checkpoint."""
@@ -230,5 +236,13 @@ def _rounded(tokens: int) -> int:
     return max(512, -(-tokens // 256) * 256)
 
 
-def _slot(arm: Arm) -> str:
-    return f"{arm.planned.label} {arm.rollback}"
+def _history(prompt: Prompt, answers: list[Message]) -> tuple[Message, ...]:
+    """The conversation up to the next answer, with the answers so far in their places."""
+    messages: list[Message] = []
+    start = 0
+    for answer, stop in zip([*answers, None], prompt.asks, strict=False):
+        messages += prompt.messages[start:stop]
+        start = stop
+        if answer is not None:
+            messages.append(answer)
+    return tuple(messages)

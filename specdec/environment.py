@@ -36,7 +36,7 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def describe_model(header: Header, description: str) -> dict[str, Any]:
+def describe_model(header: Header) -> dict[str, Any]:
     """Name, size, architecture and a hash of the header (which names every tensor, its type and its shape)."""
     with open(header.path, "rb") as file:
         digest = hashlib.sha256(file.read(header.header_bytes)).hexdigest()
@@ -46,7 +46,6 @@ def describe_model(header: Header, description: str) -> dict[str, Any]:
         "header_sha256": digest,
         "architecture": header.architecture,
         "name": header.metadata.get("general.name"),
-        "description": description,
         "layers": header.get("block_count"),
         "experts": header.get("expert_count"),
         "mtp_layers": header.nextn_layers,
@@ -71,13 +70,12 @@ def gpus() -> list[dict[str, Any]]:
 
 def _gpu(nvml: Any, index: int) -> dict[str, Any]:
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-    return {
-        "name": nvml.nvmlDeviceGetName(handle),
-        "driver": nvml.nvmlSystemGetDriverVersion(),
-        "memory_bytes": int(memory.total),
-        "memory_used_bytes": int(memory.used),
-    }
+    facts: dict[str, Any] = {"name": nvml.nvmlDeviceGetName(handle), "driver": nvml.nvmlSystemGetDriverVersion()}
+    try:
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    except nvml.NVMLError:
+        return facts | {"memory_bytes": None, "memory_used_bytes": None}  # some devices do not tell
+    return facts | {"memory_bytes": int(memory.total), "memory_used_bytes": int(memory.used)}
 
 
 def _cpu_name() -> str:

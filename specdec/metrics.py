@@ -82,7 +82,9 @@ def _counts(ok: Group) -> dict[str, Any]:
         "acceptance_by_position": _by_position(drafted, accepted),
         "conditional_acceptance": _conditional(drafted, accepted),
         "accepted_lengths": np.bincount(accepted[drafting]).tolist() if drafting.any() else [],
-        "drafted_by": dict(Counter(n for s in ok for n in s["steps"]["note"] if n)),
+        "drafted_by": dict(
+            Counter(n for s in ok for n, d in zip(s["steps"]["note"], s["steps"]["drafted"], strict=True) if n and d)
+        ),
     }
 
 
@@ -119,24 +121,22 @@ def _speeds(ok: Group, baseline: Group) -> dict[str, Any]:
 
 
 def _paired(ok: Group, base: Group, clock: str) -> Ratio | None:
-    """Speed against the baseline's on the prompts that both have."""
+    """Speed against the baseline's on the generations that both have, added up by prompt."""
     if not ok or ok[0]["strategy"] == BASELINE:
         return None
-    ours, theirs = _by_prompt(ok, clock), _by_prompt(base, clock)
-    shared = [p for p in ours if p in theirs]
-    if not shared:
-        return None
-    a, b = (np.array([d[p] for p in shared], np.float64).T for d in (ours, theirs))
-    return speed_ratio(a[0], a[1], b[0], b[1])
+    theirs = {_cell(s): s for s in base}
+    sums: dict[str, npt.NDArray[np.float64]] = {}
+    for s in ok:
+        b = theirs.get(_cell(s))
+        if b is not None:
+            pair = np.array([len(s["token_ids"]), s[clock], len(b["token_ids"]), b[clock]], np.float64)
+            sums[s["prompt"]] = sums.get(s["prompt"], np.zeros(4)) + pair
+    return speed_ratio(*np.array(list(sums.values())).T) if sums else None
 
 
-def _by_prompt(group: Group, clock: str) -> dict[str, tuple[float, float]]:
-    """(tokens, seconds) of each prompt, repeats and turns added up."""
-    sums: dict[str, tuple[float, float]] = {}
-    for s in group:
-        tokens, seconds = sums.get(s["prompt"], (0.0, 0.0))
-        sums[s["prompt"]] = (tokens + len(s["token_ids"]), seconds + s[clock])
-    return sums
+def _cell(sample: Sample) -> tuple[str, int, int]:
+    """What pairs a strategy's generation with the baseline's."""
+    return sample["prompt"], sample["turn"], sample["repeat"]
 
 
 def _memory(ok: Group) -> int | None:
@@ -144,12 +144,17 @@ def _memory(ok: Group) -> int | None:
     return max((sum(m["bytes"] for m in s["memory"]) for s in ok), default=None)
 
 
-def _text_differs(ok: Group, baseline: Group) -> int | None:
-    """In how many generations the tokens are not the baseline's."""
-    plain = {(s["prompt"], s["turn"]): s["token_ids"] for s in baseline if s["status"] == "ok"}
-    compared = [(s["token_ids"], plain.get((s["prompt"], s["turn"]))) for s in ok]
-    known = [ours != theirs for ours, theirs in compared if theirs is not None]
-    return sum(known) if known else None
+def _text_differs(ok: Group, baseline: Group) -> list[int] | None:
+    """For each generation whose tokens are not the baseline's, the index of the first one that differs."""
+    plain = {_cell(s): s["token_ids"] for s in baseline if s["status"] == "ok"}
+    pairs = [(s["token_ids"], plain[_cell(s)]) for s in ok if _cell(s) in plain]
+    if not pairs:
+        return None
+    return [_first_difference(a, b) for a, b in pairs if a != b]
+
+
+def _first_difference(a: list[int], b: list[int]) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _tokens(sample: Sample) -> int:

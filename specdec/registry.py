@@ -60,7 +60,7 @@ class Planned:
     @property
     def resolved(self) -> dict[str, object]:
         """All options with their values, defaults included."""
-        return _options(self.found.cls, self.call).model_dump()
+        return _options(self.found.cls, self.call).model_dump(mode="json")
 
 
 class Registry:
@@ -73,7 +73,7 @@ class Registry:
             self._add_module(importlib.import_module(f"{package.__name__}.{module.name}"))
         for point in entry_points(group="specdec.strategies"):
             try:
-                cls = point.load()
+                cls = _check_class(point.load(), f"entry point {point.value}")
             except Exception as error:  # noqa: BLE001 - a guest package may fail in any way; it must not take us down
                 warnings.warn(f"strategy {point.name!r} of {point.value} cannot be loaded: {error}", stacklevel=2)
                 continue

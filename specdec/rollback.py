@@ -23,7 +23,6 @@ from specdec.target import TargetMemory
 from specdec.types import TokenArray
 
 Mode = Literal["auto", "snapshots", "checkpoint", "checkpoint-host"]
-MODES: tuple[Mode, ...] = ("auto", "snapshots", "checkpoint", "checkpoint-host")
 
 Way = Literal["", "seq_rm", "snapshots", "checkpoint"]
 """How a step was undone; empty where nothing was."""

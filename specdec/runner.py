@@ -15,9 +15,11 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
 
+from specdec.demo import model_path
 from specdec.engine import Arm, Engine
 from specdec.environment import describe_machine, describe_model
 from specdec.errors import SpecdecError
+from specdec.llama.gguf import read_header
 from specdec.registry import Defaults, Planned, Registry
 from specdec.spec import RunSpec
 from specdec.store import Run, RunWriter, Sample, create, reopen
@@ -72,6 +74,9 @@ def prepare(spec: RunSpec, observer: Observer) -> Plan:
     """Check everything that can be checked, load the model, lay out the cells."""
     defaults: Defaults = {"draft": {"model": spec.draft}, "mtp": {"model": spec.mtp_model}}
     planned = Registry(spec.strategy_files).plan(spec.strategies, defaults)
+    for option, name in (("--draft", "draft"), ("--mtp-model", "mtp")):
+        if defaults[name]["model"] not in ("", "demo-draft") and not any(name in p.label for p in planned):
+            observer.announce(f"warning: {option} is not used: no strategy is {name}")
     prompts = select(load_prompts(spec.prompt_files), spec.workloads, spec.limit)
     engine = Engine(spec, planned, observer.announce)
     try:
@@ -107,8 +112,8 @@ def resume(run: Run, observer: Observer) -> Path:
     spec = RunSpec.model_validate(run.meta["spec"])
     plan = prepare(spec, observer)
     meta = _meta(spec, plan)
-    for key, what in (("prompts_sha256", "prompts"), ("strategies", "strategies"), ("model", "model file")):
-        if _identity(meta[key]) != _identity(run.meta[key]):
+    for what in _IDENTITY:
+        if _identity(meta, what) != _identity(run.meta, what):
             plan.engine.close()
             raise SpecdecError(f"{run.folder}: the {what} changed since it was started.", "Start a new run.")
     with reopen(run) as writer:
@@ -202,7 +207,7 @@ def _meta(spec: RunSpec, plan: Plan) -> dict[str, Any]:
         "labels": {
             "engine": "specdec",
             "label": "real",
-            "card": machine["gpus"][0]["name"] if engine.uses_gpu and machine["gpus"] else "CPU",
+            "card": engine.card,
             "arm": "same split",
             "sampling": engine.sampling.label,
             "thinking": spec.thinking,
@@ -216,7 +221,7 @@ def _meta(spec: RunSpec, plan: Plan) -> dict[str, Any]:
             {"id": p.id, "workload": p.workload, "length": p.length, "turns": p.turns, "tokens": plan.lengths[p.id]}
             for p in plan.prompts
         ],
-        "model": describe_model(engine.model.header, engine.model.description),
+        "model": describe_model(engine.model.header) | {"description": engine.model.description},
         "context": engine.settings(),
         "environment": machine,
         "cells": len(plan.cells),
@@ -224,7 +229,10 @@ def _meta(spec: RunSpec, plan: Plan) -> dict[str, Any]:
 
 
 def _describe(planned: Planned) -> dict[str, Any]:
+    model = dict(planned.call.options).get("model")
     return {
+        "model": describe_model(read_header(model_path(str(model)))) if model else None,
+        "nested": [_describe(child) for child in planned.children],
         "label": planned.label,
         "name": planned.found.cls.name,
         "options": planned.resolved,
@@ -233,6 +241,15 @@ def _describe(planned: Planned) -> dict[str, Any]:
     }
 
 
-def _identity(value: Any) -> Any:
-    """What must not change between start and resume: of a model its header, not the path it lies at."""
-    return value["header_sha256"] if isinstance(value, dict) and "header_sha256" in value else value
+_IDENTITY = ("prompts", "strategies", "model file", "machine")
+
+
+def _identity(meta: dict[str, Any], what: str) -> Any:
+    """What must not change between start and resume; of a model its header, not where it lies."""
+    machine = meta["environment"]
+    return {
+        "prompts": meta["prompts_sha256"],
+        "strategies": meta["strategies"],
+        "model file": meta["model"]["header_sha256"],
+        "machine": (machine["cpu"], meta["labels"]["card"], machine["packages"]),
+    }[what]

@@ -33,7 +33,7 @@ class ModelOptions(_Frozen):
     cache_type_k: CacheType = "f16"
     cache_type_v: CacheType = "f16"
     op_offload: bool = True
-    main_gpu: int = Field(0, ge=0)
+    main_gpu: int = Field(-1, ge=-1)
     device: str = ""
 
 

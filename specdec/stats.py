@@ -15,8 +15,6 @@ EQUAL_WITHIN = 0.02
 FEWEST_PROMPTS = 5
 """Below this many prompts no verdict is given: a bootstrap over so few says nothing of other prompts."""
 
-VERDICTS = ("faster", "slower", "equal within 2 %", "no difference shown", "cannot tell")
-
 
 @dataclass(frozen=True, slots=True)
 class Ratio:

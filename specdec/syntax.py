@@ -128,5 +128,5 @@ class _Parser:
         kind, text, _ = self._tokens[self._at]
         self._at += 1
         if kind == "string":
-            return re.sub(r"\\(.)", r"\1", text[1:-1])
+            return re.sub(r'\\(["\\])', r"\1", text[1:-1])
         return _bare(text)

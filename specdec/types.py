@@ -37,9 +37,17 @@ class Prompt:
     licence: str = ""
 
     @property
+    def asks(self) -> tuple[int, ...]:
+        """How many messages precede each answer that is to be generated: user messages without a given answer."""
+        roles = [m.role for m in self.messages] + [""]
+        return tuple(i + 1 for i, role in enumerate(roles[:-1]) if role == "user" and roles[i + 1] != "assistant") or (
+            0,
+        )
+
+    @property
     def turns(self) -> int:
         """How many answers this prompt asks for."""
-        return max(1, sum(m.role == "user" for m in self.messages))
+        return len(self.asks)
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,8 @@ class DraftModel(Strategy):
         if not self._o.model:
             raise SpecdecError("draft: no draft model is named.", "Give --draft FILE, or draft(model=FILE).")
         path = model_path(self._o.model)
+        if self._o.sample and self._o.n_min > 1:
+            raise SpecdecError("draft: sample and n_min exclude each other (dropping sampled drafts is not lossless).")
         if self._o.translate:
             if self._o.sample:
                 raise SpecdecError("draft: sample and translate exclude each other.", "Leave one of them out.")
@@ -144,24 +146,30 @@ class DraftModel(Strategy):
         tokens: list[int] = []
         rows: list[FloatArray] = []
         while True:
-            token, probability, full = self._choose(row)
-            beyond = self._translator is None and token >= self._n_vocab
-            if beyond or (self._o.p_min > 0.0 and probability() < self._o.p_min):
+            chosen = self._choose(row)
+            if chosen is None:
                 break
-            tokens.append(token)
-            rows += [full] if full is not None else []
+            tokens.append(chosen[0])
+            rows += [chosen[1]] if chosen[1] is not None else []
             if len(tokens) == most:
                 break
-            row = self._model.ahead(token)
+            row = self._model.ahead(tokens[-1])
         return tokens, rows
 
-    def _choose(self, row: FloatArray) -> tuple[int, Any, FloatArray | None]:
-        """A token, how to get its probability, and its distribution over the target's vocabulary if it was sampled."""
+    def _choose(self, row: FloatArray) -> tuple[int, FloatArray | None] | None:
+        """The next draft token, with its distribution over the target's vocabulary if it was sampled; None to stop.
+
+        When sampling, stopping must not depend on the token that is drawn: then it would not follow the distribution
+        that rejection sampling is told. So p_min is compared with the best token's probability, before the draw.
+        """
         if not self._o.sample or self._sampling.greedy:
-            return int(row.argmax()), lambda: top_probability(row), None
-        d = distribution(row, self._sampling)
-        token = d.draw(float(self._rng.random()))
+            token = int(row.argmax())
+            unsure = self._o.p_min > 0.0 and top_probability(row) < self._o.p_min
+            beyond = self._translator is None and token >= self._n_vocab
+            return None if unsure or beyond else (token, None)
+        d = distribution(row[: self._n_vocab], self._sampling)
+        if d.probs.max() < self._o.p_min:
+            return None
         full = np.zeros(self._n_vocab, np.float32)
-        known = d.ids < self._n_vocab
-        full[d.ids[known]] = d.probs[known]
-        return token, lambda: d.prob(token), full
+        full[d.ids] = d.probs
+        return d.draw(float(self._rng.random())), full

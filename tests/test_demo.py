@@ -11,12 +11,13 @@ import pytest
 from specdec.cli.compare import DEMO_WORKLOADS
 from specdec.decode import Decoder
 from specdec.demo import FILES, model_path
+from specdec.engine import Engine
 from specdec.llama.gguf import read_header
 from specdec.llama.model import LlamaModel
 from specdec.llama.target import LlamaTarget
 from specdec.llama.vocab import match_vocabularies
 from specdec.registry import Registry
-from specdec.spec import ModelOptions
+from specdec.spec import ModelOptions, make_spec
 from specdec.strategy import Services
 from specdec.types import Generation, Limits, Prompt, Sampling
 from specdec.workloads import load_prompts, select
@@ -111,6 +112,15 @@ def margin(demo: LlamaModel, prompt: Prompt, a: Generation, at: int, other: int)
     row = target.decode(ids, 0, "last")[0].copy()
     target.close()
     return float(row.max() - min(row[a.token_ids[at]], row[other]))
+
+
+def test_every_prompt_and_turn_draws_its_own_numbers() -> None:
+    spec = make_spec(target="demo", sampling={"temp": 0.8}, strategies="none")
+    engine = Engine(spec, Registry().plan("none"), lambda line: None)
+    prompts = select(load_prompts(), ("translate", "multi-turn"), None)
+    seeds = {engine._seeded(p, turn).seed for p in prompts for turn in range(p.turns)}
+    assert len(seeds) == sum(p.turns for p in prompts)
+    engine.close()
 
 
 def test_compare_without_a_target_runs_the_demo(

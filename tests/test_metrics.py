@@ -20,7 +20,7 @@ def sample(strategy: str, prompt: str, drafted: list[int], accepted: list[int], 
         "strategy": strategy, "rollback": "auto", "workload": "w", "prompt": prompt, "turn": 0, "repeat": 0,
         "warmup": False, "status": "ok", "error": None, "token_ids": list(range(n)), "generation_s": seconds,
         "end_to_end_s": seconds + 1.0, "ttft_s": 1.0, "phase_s": dict.fromkeys(PHASES, seconds / len(PHASES)),
-        "steps": {"drafted": drafted, "accepted": accepted}, "memory": [], "n_redecoded": 0,
+        "steps": {"drafted": drafted, "accepted": accepted, "note": [None] * len(drafted)}, "memory": [], "n_redecoded": 0,
     }  # fmt: skip
     return fields | more
 
@@ -86,9 +86,21 @@ def test_speedup_pairs_by_prompt() -> None:
     assert row(run, "s")["speedup"] == pytest.approx(2.0)
 
 
+def test_speedup_pairs_by_turn_and_repeat() -> None:
+    """A missing repeat or turn of one side is left out of the other."""
+    run = run_of(plain("a", 9, 10.0), plain("a", 9, 1000.0, repeat=1), sample("s", "a", [0] * 9, [0] * 9, 5.0))
+    assert row(run, "s")["speedup"] == pytest.approx(2.0)
+
+
+def test_notes_of_empty_drafts_are_not_counted() -> None:
+    quiet = sample("s", "a", [0, 0], [0, 0], 1.0)
+    quiet["steps"]["note"] = ["why not", "why not"]
+    assert row(run_of(plain("a", 1, 1.0), quiet), "s")["drafted_by"] == {}
+
+
 def test_different_texts_are_counted() -> None:
     same, other = sample("s", "a", [1], [0], 1.0), sample("s", "b", [1], [0], 1.0, token_ids=[7, 7])
-    assert row(run_of(plain("a", 1, 1.0), plain("b", 1, 1.0), same, other), "s")["text_differs"] == 1
+    assert row(run_of(plain("a", 1, 1.0), plain("b", 1, 1.0), same, other), "s")["text_differs"] == [0]
 
 
 def test_workloads_in_order_and_all_last() -> None:

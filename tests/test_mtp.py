@@ -7,6 +7,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from scipy.stats import chi2_contingency
 
 from specdec.decode import Decoder
 from specdec.demo import model_path
@@ -140,6 +141,31 @@ def test_a_hybrid_draft_that_is_often_wrong_still_drafts_right(hybrid: LlamaMode
     model = LlamaModel(path, ModelOptions(threads=1))
     for context, draft in seen[::5]:
         assert draft == naive_draft(model, context, len(draft), len(PROMPT))
+
+
+@pytest.mark.parametrize("p_min", [0.0, 0.35])
+def test_sampled_drafts_are_lossless(hybrid: LlamaModel, nano_dense: Path, p_min: float) -> None:
+    """The second token of many sampled answers, with and without the draft: one distribution, p_min or not."""
+    sampling = Sampling(0.8, top_k=3)
+    target = LlamaTarget(hybrid, 512, 2, 8)
+    strategy = build(f'draft(model="{nano_dense}", n_max=2, sample=true, p_min={p_min})')
+    strategy.open(Services(target.n_vocab, 512, target.width, 1, sampling, hybrid))
+    drafting, plain = Decoder(target, strategy), Decoder(target, build("none"))
+    counts: list[dict[tuple[int, ...], int]] = [{}, {}]
+    for seed in range(1500):
+        for tally, decoder in zip(counts, (drafting, plain), strict=True):
+            decoder.clear()
+            answer = decoder.generate(
+                PROMPT[:12], Limits(3, ignore_eos=True), Sampling(0.8, top_k=3, seed=seed + 7_000_000)
+            )
+            key = tuple(answer.token_ids[:2])
+            tally[key] = tally.get(key, 0) + 1
+    strategy.close()
+    target.close()
+    seen = [k for k in set(counts[0]) | set(counts[1]) if counts[0].get(k, 0) + counts[1].get(k, 0) >= 20]
+    table = np.array([[c.get(k, 0) for k in seen] for c in counts])
+    assert len(seen) > 3
+    assert chi2_contingency(table).pvalue > 1e-3
 
 
 def test_sampled_drafts_come_from_their_distribution(hybrid: LlamaModel, nano_dense: Path) -> None:

@@ -149,6 +149,12 @@ class TestEntryPoints:
         with pytest.warns(UserWarning, match="no_such_module"):
             assert "ngram-mod" in Registry().names()
 
+    @pytest.mark.parametrize("value", ["json:JSONDecoder", "json:dumps", "builtins:len"])
+    def test_something_else_than_a_strategy_only_warns(self, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.points(monkeypatch, value)
+        with pytest.warns(UserWarning, match="is not a strategy"):
+            assert "ngram-mod" in Registry().names()
+
 
 class TestConformance:
     EXAMPLES: ClassVar = {

@@ -36,7 +36,8 @@ def test_select_by_workload_length_and_limit() -> None:
     assert [p.id for p in select(prompts, ("story", "code"), 1)] == ["story-01", "code-01"]
     assert {p.workload for p in select(prompts, ("long",), None)} == {"long"}
     assert {p.length for p in select(prompts, ("short",), None)} == {"short"}
-    assert len(select(prompts, (), 2)) == 2 * len({p.workload for p in prompts})
+    assert {p.workload for p in select(prompts, (), 2)} == set(TYPES), "the demo model's prompts run only if named"
+    assert len(select(prompts, (), 2)) == 2 * len(TYPES)
     with pytest.raises(SpecdecError, match=r"unknown workload 'cod'.*Known: .*code"):
         select(prompts, ("cod",), 1)
 
@@ -53,6 +54,13 @@ def test_own_file_with_defaults_and_odd_line_separators(tmp_path: Path) -> None:
     first, second = load_prompts([name])
     assert (first.id, first.workload, first.kind, first.length) == ("mine-01", "mine", "completion", "short")
     assert (second.id, second.kind) == ("mine-03", "chat")
+
+
+def test_given_answers_are_not_generated(tmp_path: Path) -> None:
+    roles = ["system", "user", "assistant", "user", "user"]
+    messages = [{"role": r, "content": f"{r} {i}"} for i, r in enumerate(roles)]
+    (p,) = load_prompts([write(tmp_path / "mine.jsonl", {"messages": messages})])
+    assert (p.asks, p.turns) == ((4, 5), 2)
 
 
 def test_spec_bench_layout(tmp_path: Path) -> None:

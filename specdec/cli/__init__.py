@@ -31,15 +31,27 @@ def main() -> None:
     from specdec.errors import SpecdecError
 
     try:
-        app()
+        code = app(standalone_mode=False)
     except SpecdecError as error:
-        typer.echo(f"specdec: {error}", err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("specdec: interrupted.", err=True)
-        sys.exit(130)
+        code = _fail(str(error), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        code = _fail("interrupted.", 130)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone; there is no one to tell
+        code = 1
+    except OSError as error:
+        code = _fail(f"{error.filename or 'input or output'}: {error.strerror or error}.", 2)
+    except Exception as error:
+        message = getattr(error, "format_message", None)  # a usage error of the command line's parser
+        if message is None:
+            raise
+        code = _fail(f"{message().rstrip('.')}. See specdec --help.", 2) if message() else 2
+    sys.exit(code or 0)
+
+
+def _fail(line: str, code: int) -> int:
+    typer.echo(f"specdec: {line}", err=True)
+    return code
 
 
 from specdec.cli import compare, report, strategies, vocab, workloads  # noqa: E402, F401 - commands register themselves

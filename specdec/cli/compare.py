@@ -27,7 +27,7 @@ def compare(
     mtp_model: o.MtpFile = "",
     workloads: o.Workloads = "",
     prompts: o.PromptFiles = [],  # noqa: B006
-    limit: o.Limit = 3,
+    limit: o.Limit = 5,
     n_predict: o.NPredict = 256,
     repeats: o.Repeats = 1,
     warmup: o.Warmup = 1,
@@ -62,7 +62,7 @@ def compare(
     cache_type_k: o.CacheTypeK = "f16",
     cache_type_v: o.CacheTypeV = "f16",
     no_op_offload: o.NoOpOffload = False,
-    main_gpu: o.MainGpu = 0,
+    main_gpu: o.MainGpu = -1,
     device: o.Device = "",
 ) -> None:
     """Compare draft strategies on a model: acceptance, memory and net speed by workload, against `none`."""

@@ -7,10 +7,6 @@ from typing import Annotated
 
 import typer
 
-_MODEL = "Model (llama.cpp's options)"
-_SAMPLING = "Sampling"
-_RUN = "Run"
-
 Results = Annotated[Path, typer.Option("--results", help="Folder that holds the runs.")]
 DEFAULT_RESULTS = Path("results")
 
@@ -83,5 +79,5 @@ CacheTypeV = Annotated[str, typer.Option("--cache-type-v", "-ctv", help="KV cach
 NoOpOffload = Annotated[
     bool, typer.Option("--no-op-offload", help="Never copy RAM-resident matrices to the GPU for long batches.")
 ]
-MainGpu = Annotated[int, typer.Option("--main-gpu", "-mg", help="Index of the GPU.")]
+MainGpu = Annotated[int, typer.Option("--main-gpu", "-mg", help="Use this GPU alone, by index; -1: all.")]
 Device = Annotated[str, typer.Option("--device", "-dev", help="Devices by name, comma list; none for CPU only.")]

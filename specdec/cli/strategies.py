@@ -85,7 +85,7 @@ def new(
     if path.exists():
         raise SpecdecError(f"{path} exists already.", "Choose another name, or --file.")
     cls = "".join(part.capitalize() for part in stem.split("_"))
-    path.write_text(_TEMPLATE.format(name=name, cls=cls, file=path), encoding="utf-8")
+    path.write_text(_TEMPLATE.format(name=name, cls=cls, file=path.as_posix()), encoding="utf-8")
     typer.echo(
         f"Wrote {path}. Check it:\n  specdec strategies check {path}:{cls}\nCompare it:\n"
         f"  specdec compare --target MODEL.gguf --strategy {path}:{cls}"

@@ -17,7 +17,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "probe.gguf"
         write_nano(path, "dense", "Q8_0")
-        model = LlamaModel(path, ModelOptions(threads=2), extra_buffers=True)
+        model = LlamaModel(path, ModelOptions(threads=2, gpu_layers=0, device="none"), extra_buffers=True)
         target = LlamaTarget(model, n_ctx=256)
         for n in (1, 2, 33):
             target.decode(np.arange(3, 3 + n, dtype=np.int32), 0, "last")

@@ -57,11 +57,6 @@ class Header:
         """MTP layers in the file."""
         return int(self.get("nextn_predict_layers", 0))
 
-    @property
-    def data_bytes(self) -> int:
-        """Bytes of all tensors."""
-        return sum(t.bytes for t in self.tensors)
-
 
 def read_header(path: Path, whole_arrays: bool = False) -> Header:
     """Read and check the header. Errors: no file, not a GGUF, unknown version, truncated (header or data)."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -27,6 +28,9 @@ SUPPORTED = ((0, 3, 36), (0, 3, 37))
 _INSTALL = 'Install it with: pip install "llama-cpp-python>=0.3.36,<0.3.37".'
 _LEVELS = {1: "debug", 2: "info", 3: "warn", 4: "error"}
 _CONTINUATION = 5
+_GPU_KINDS = (1, 2)
+"""ggml_backend_dev_type: a GPU, an integrated GPU (ggml-backend.h)."""
+_COMMIT = "0c1e570"
 
 
 class LogCapture:
@@ -71,8 +75,20 @@ def llama() -> ModuleType:
     log_set(callback, ctypes.c_void_p(0))
     llama_cpp.specdec_log_callback = callback  # must outlive every call into the library
     llama_cpp.llama_backend_init()
+    _check_commit(llama_cpp)
     module: ModuleType = llama_cpp
     return module
+
+
+def _check_commit(module: ModuleType) -> None:
+    """Warn where another llama.cpp was put in place of the one that the structures belong to (LLAMA_CPP_LIB_PATH)."""
+    commit = getattr(module.llama_cpp._lib, "ggml_commit", None)
+    if commit is None:
+        return
+    commit.restype = ctypes.c_char_p
+    found = (commit() or b"unknown").decode()
+    if found[: len(_COMMIT)] != _COMMIT and re.fullmatch(r"[0-9a-f]{7,}(-dirty)?", found):
+        warnings.warn(f"this llama.cpp was built from {found}, specdec knows {_COMMIT}: it may crash", stacklevel=2)
 
 
 def _check_version() -> None:
@@ -116,9 +132,13 @@ def nextn() -> ModuleType:
     return module
 
 
-def supports_gpu() -> bool:
-    """Whether this llama.cpp build can offload to a GPU."""
-    return bool(llama().llama_supports_gpu_offload())
+def gpu_names() -> list[str]:
+    """The GPUs that this llama.cpp build sees, as ggml describes them."""
+    count = ggml_function("ggml_backend_dev_count", ctypes.c_size_t, [])
+    get = ggml_function("ggml_backend_dev_get", ctypes.c_void_p, [ctypes.c_size_t])
+    kind = ggml_function("ggml_backend_dev_type", ctypes.c_int, [ctypes.c_void_p])
+    describe = ggml_function("ggml_backend_dev_description", ctypes.c_char_p, [ctypes.c_void_p])
+    return [describe(d).decode() for d in map(get, range(count())) if kind(d) in _GPU_KINDS]
 
 
 def ggml_function(name: str, result: Any, arguments: list[Any]) -> Any:

@@ -21,6 +21,7 @@ from specdec.types import MemoryItem, Message, TokenArray
 
 _CACHE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "iq4_nl": 20, "bf16": 30}
 """ggml's type numbers (ggml.h, enum ggml_type)."""
+_SPLIT_NONE = 0
 _FLASH = {"auto": -1, "off": 0, "on": 1}
 _LOAD_MODES = {"auto": -1, "none": 0, "mmap": 1}
 _EXPERTS = r"blk\.({layers})\.ffn_(up|down|gate|gate_up)_(ch|)exps"
@@ -58,7 +59,8 @@ class LlamaModel:
         params = L.llama_model_default_params()
         params.n_gpu_layers = options.gpu_layers
         params.load_mode = _LOAD_MODES[options.load_mode]
-        params.main_gpu = options.main_gpu
+        if options.main_gpu >= 0:
+            params.main_gpu, params.split_mode = options.main_gpu, _SPLIT_NONE
         params.use_extra_bufts = extra_buffers
         params.load_mtp = mtp
         self._keep = _apply_placement(params, options)
@@ -141,10 +143,22 @@ class LlamaModel:
     def chat(self, messages: list[Message], thinking: bool) -> TokenArray:
         """Token ids of a conversation in the GGUF's own chat template, ready for the assistant's turn."""
         bos = self._text_of(self._lib.llama_vocab_bos(self.vocab))
-        text = self._template(
-            messages=[{"role": m.role, "content": m.content} for m in messages], enable_thinking=thinking
-        ).prompt
+        text = self._render(messages, thinking)
         return self.tokenize(text, special=not (bos and text.startswith(bos)))
+
+    def _render(self, messages: list[Message], thinking: bool) -> str:
+        try:
+            given = [{"role": m.role, "content": m.content} for m in messages]
+            return str(self._template(messages=given, enable_thinking=thinking).prompt)
+        except SpecdecError:
+            raise
+        except Exception as error:
+            if messages[0].role == "system" and len(messages) > 1:  # some templates know no system role
+                first = Message("user", f"{messages[0].content}\n\n{messages[1].content}")
+                return self._render([first, *messages[2:]], thinking)
+            raise SpecdecError(
+                f"{self.path.name}: its chat template refuses these messages: {error}.", "Leave this workload out."
+            ) from error
 
     @cached_property
     def _template(self) -> Any:

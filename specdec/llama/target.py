@@ -39,8 +39,9 @@ class LlamaTarget:
         self.end_of_text, self.piece = model.end_of_text, model.piece
         params = L.llama_context_default_params()
         params.n_ctx = n_ctx
-        params.n_batch = min(options.batch_size, max(n_ctx, 32))
-        params.n_ubatch = max(min(options.ubatch_size, params.n_batch), min(snapshots + 2, params.n_batch))
+        # llama.cpp asserts n_ubatch > n_rs_seq + 1.
+        params.n_batch = max(min(options.batch_size, max(n_ctx, 32)), snapshots + 2)
+        params.n_ubatch = max(min(options.ubatch_size, params.n_batch), snapshots + 2)
         params.n_rs_seq = snapshots
         params.n_outputs_max = min(params.n_batch, longest_draft + 1)
         params.n_threads = self.threads

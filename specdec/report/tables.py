@@ -16,6 +16,7 @@ _NA = "n/a"
 _STRATEGY_WIDTH = 26
 _MOST_FAILURES = 5
 _MOST_POSITIONS = 8
+_MOST_NOTES = 4
 
 Column = tuple[str, Callable[[Row], str]]
 
@@ -158,12 +159,13 @@ def _notes(run: Run, table: list[Row]) -> list[str]:
     notes += [f"Inactive (drafted nothing): {name} on {', '.join(where)}." for name, where in quiet.items()]
     for r in total:
         if r["drafted_by"]:
-            shares = ", ".join(f"{who} {n / r['drafting_steps']:.0%}" for who, n in r["drafted_by"].items())
+            most = sorted(r["drafted_by"].items(), key=lambda item: -item[1])[:_MOST_NOTES]
+            shares = ", ".join(f"{who} {n / r['drafting_steps']:.0%}" for who, n in most)
             notes.append(f"{_name(r)}: drafts came from {shares}.")
         if r["text_differs"] and r["strategy"] != "none":
             notes.append(
-                f"{_name(r)}: {r['text_differs']} of {r['generations']} texts differ from those of `none` (batch shapes"
-                " round differently; near-ties flip)."
+                f"{_name(r)}: {len(r['text_differs'])} of {r['generations']} texts differ from those of `none`, the"
+                f" first at token {min(r['text_differs'])} (batch shapes round differently; sampled drafts draw anew)."
             )
     return ["\n".join(notes + _failures(total))]
 

@@ -120,7 +120,7 @@ def _nano_model() -> Any:
     from specdec.testing.nano import write_nano
 
     path = write_nano(Path(tempfile.mkdtemp(prefix="specdec-nano-")) / "hybrid.gguf", "hybrid")
-    return LlamaModel(path, ModelOptions(threads=1), mtp=True)
+    return LlamaModel(path, ModelOptions(threads=1, gpu_layers=0, device="none"), mtp=True)
 
 
 def _nano(snapshots: int) -> Target:
