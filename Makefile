@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TARGET ?=
 WORKLOADS ?= code,code-edit,chat,summarize
-LIMIT ?= 1
+LIMIT ?= 2
 N_PREDICT ?= 64
 
 # This llama.cpp's AMX kernels crash at the first decode: leave them out where the CPU would take them.

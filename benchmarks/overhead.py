@@ -67,8 +67,15 @@ class Timed:
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(self._lib, name)
-        if name not in ("llama_decode", "llama_get_logits", "llama_synchronize", "llama_memory_seq_rm"):
+        if name not in ("llama_decode", "llama_synchronize", "llama_memory_seq_rm"):
             return function
+
+        timed = self.stopwatch(function)
+        setattr(self, name, timed)
+        return timed
+
+    def stopwatch(self, function: Any) -> Any:
+        """The function, its time added up."""
 
         def timed(*arguments: Any) -> Any:
             began = perf_counter()
@@ -76,7 +83,6 @@ class Timed:
             self.seconds += perf_counter() - began
             return result
 
-        setattr(self, name, timed)
         return timed
 
 
@@ -90,6 +96,7 @@ def measure(path: Path, sampling: Sampling, outputs: int, repeats: int) -> tuple
     oracle.answer = np.array(Decoder(target, oracle).generate(prompt, limits, sampling).token_ids, np.int32)
     timed = Timed(target._lib)
     target._lib = timed
+    target._logits_address = timed.stopwatch(target._logits_address)
     decoder = Decoder(target, oracle)
     spent, count = 0.0, 0
     for _ in range(repeats):

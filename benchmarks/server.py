@@ -64,7 +64,19 @@ def server(binary: str, spec: RunSpec, n_ctx: int, extra: list[str]) -> Iterator
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     threads = str(spec.model.threads or default_threads())
-    command = [binary, "-m", str(model_path(spec.target)), "--host", "127.0.0.1", "--port", str(port), "-c", str(n_ctx), "-t", threads]
+    command = [
+        binary,
+        "-m",
+        str(model_path(spec.target)),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "-c",
+        str(n_ctx),
+        "-t",
+        threads,
+    ]
     command += ["-tb", threads, "--parallel", "1", *extra]
     with tempfile.TemporaryFile() as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:

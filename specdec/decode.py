@@ -62,7 +62,7 @@ class Chooser:
 
     def __init__(self, sampling: Sampling, barred: frozenset[int], n_uniform: int) -> None:
         self._sampling = sampling
-        self._barred = np.fromiter(barred, np.int64, len(barred))
+        self._barred, self._barred_ids = barred, np.fromiter(barred, np.int64, len(barred))
         # Two independent streams: one accepts, one draws.
         rng = np.random.default_rng(sampling.seed)
         self._uniform = rng.random((n_uniform, 2)) if not sampling.greedy else np.empty((0, 2))
@@ -72,19 +72,19 @@ class Chooser:
         """The token for output ``position`` (0 is the first token of the answer)."""
         if self._sampling.greedy:
             token = int(row.argmax())
-            if len(self._barred) and token in self._barred:
+            if token in self._barred:
                 self._note_end(position)
-                row[self._barred] = -np.inf
+                row[self._barred_ids] = -np.inf
                 token = int(row.argmax())
             return token
         return self.distribution(row, position).draw(self.uniform(position)[1])
 
     def distribution(self, row: FloatArray, position: int) -> Distribution:
         """What output ``position`` is drawn from."""
-        if len(self._barred):
+        if self._barred:
             if int(row.argmax()) in self._barred:
                 self._note_end(position)
-            row[self._barred] = -np.inf
+            row[self._barred_ids] = -np.inf
         return distribution(row, self._sampling)
 
     def uniform(self, position: int) -> tuple[float, float]:

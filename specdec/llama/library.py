@@ -132,6 +132,11 @@ def nextn() -> ModuleType:
     return module
 
 
+def address_function(name: str) -> Any:
+    """A function of libllama from a context to an address: an int at once, without a pointer object in between."""
+    return ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)((name, _handle()))
+
+
 def gpu_names() -> list[str]:
     """The GPUs that this llama.cpp build sees, as ggml describes them."""
     count = ggml_function("ggml_backend_dev_count", ctypes.c_size_t, [])

@@ -10,7 +10,7 @@ import psutil
 
 from specdec.errors import SpecdecError
 from specdec.llama.accounting import buffers
-from specdec.llama.library import log, nextn
+from specdec.llama.library import address_function, log, nextn
 from specdec.llama.memory import LlamaMemory
 from specdec.llama.model import LlamaModel
 from specdec.target import Outputs
@@ -62,6 +62,8 @@ class LlamaTarget:
         self.n_ctx = int(L.llama_n_ctx(self._context))
         self.n_batch = int(params.n_batch)
         self.memory = LlamaMemory(L, self._context, model.recurrent)
+        self._logits_address = address_function("llama_get_logits")
+        self._seen: tuple[int | None, FloatArray] = (None, np.empty((0, self.n_vocab), np.float32))
         self._make_batch(self.n_batch)
 
     def close(self) -> None:
@@ -87,22 +89,16 @@ class LlamaTarget:
             self._lib.llama_synchronize(self._context)  # else its time would be booked by whoever waits next
             return self._no_logits
         rows = n if outputs == "all" else 1
-        address = ctypes.cast(self._lib.llama_get_logits(self._context), ctypes.c_void_p).value  # waits for the result
-        if not address:
-            raise SpecdecError("llama.cpp gave no logits.")
-        buffer: Any = (ctypes.c_float * (rows * self.n_vocab)).from_address(address)
-        return np.frombuffer(buffer, np.float32).reshape(rows, self.n_vocab)
+        address = self._logits_address(self._context)  # waits for the result
+        if address != self._seen[0] or rows > len(self._seen[1]):
+            self._seen = (address, _floats(address, rows, self.n_vocab))
+        return self._seen[1][:rows]
 
     def hidden_rows(self) -> FloatArray:
         if not self.hidden:
             raise SpecdecError("this target was made without hidden rows.", "Declare needs = {'hidden_states'}.")
         address = ctypes.cast(self._nextn.llama_get_embeddings_nextn(self._context), ctypes.c_void_p).value
-        if not address:
-            raise SpecdecError(
-                f"{self.model.header.architecture}: llama.cpp gives no hidden rows for this architecture."
-            )
-        buffer: Any = (ctypes.c_float * (self._n_decoded * self.width)).from_address(address)
-        return np.frombuffer(buffer, np.float32).reshape(self._n_decoded, self.width)
+        return _floats(address, self._n_decoded, self.width)
 
     def warm_up(self) -> None:
         """One small decode, so that the first measured pass does not pay for page faults and kernel loading."""
@@ -119,6 +115,14 @@ class LlamaTarget:
         for i in range(size):
             batch.n_seq_id[i] = 1
             batch.seq_id[i][0] = 0
+
+
+def _floats(address: int | None, rows: int, columns: int) -> FloatArray:
+    """llama.cpp's own memory as an array; nothing is copied."""
+    if not address:
+        raise SpecdecError("llama.cpp has no output for the last decode (this architecture may not give hidden rows).")
+    buffer: Any = (ctypes.c_float * (rows * columns)).from_address(address)
+    return np.frombuffer(buffer, np.float32).reshape(rows, columns)
 
 
 def default_threads() -> int:

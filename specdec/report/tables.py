@@ -165,7 +165,7 @@ def _notes(run: Run, table: list[Row]) -> list[str]:
         if r["text_differs"] and r["strategy"] != "none":
             notes.append(
                 f"{_name(r)}: {len(r['text_differs'])} of {r['generations']} texts differ from those of `none`, the"
-                f" first at token {min(r['text_differs'])} (batch shapes round differently; sampled drafts draw anew)."
+                f" first at token {min(r['text_differs'])} (rounding depends on the shape of a batch)."
             )
     return ["\n".join(notes + _failures(total))]
 
