@@ -10,6 +10,8 @@ candidates are found by thresholds and only they are sorted.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,20 +30,22 @@ class Distribution:
 
     Args:
         ids: token ids, int64 [m], in an order that depends on the logits alone.
-        probs: float64 [m], adding up to 1.
+        probs: float [m], adding up to 1.
     """
 
     ids: npt.NDArray[np.int64]
-    probs: npt.NDArray[np.float64]
+    probs: npt.NDArray[np.floating[Any]]
 
     def draw(self, u: float) -> int:
         """The token at ``u`` in [0, 1) of the cumulative distribution."""
-        cumulative = np.cumsum(self.probs)
+        cumulative = np.cumsum(self.probs, dtype=np.float64)
         index = int(np.searchsorted(cumulative, u * cumulative[-1], side="right"))
         return int(self.ids[min(index, len(self.ids) - 1)])
 
     def prob(self, token: int) -> float:
         """Probability of one token; 0 where a filter removed it."""
+        if token < len(self.ids) and self.ids[token] == token:  # nothing was filtered: all tokens in order
+            return float(self.probs[token])
         found = np.flatnonzero(self.ids == token)
         return float(self.probs[found[0]]) if len(found) else 0.0
 
@@ -55,13 +59,23 @@ def distribution(row: FloatArray, sampling: Sampling) -> Distribution:
             ids = ids[: _nucleus(_softmax(row[ids].astype(np.float64)), sampling.top_p)]
     elif sampling.top_p < 1.0:
         ids = _top_p_candidates(row, sampling.top_p)
+    elif sampling.min_p > 0.0:
+        ids = np.flatnonzero(row >= row.max() + np.float32(np.log(sampling.min_p)))
     else:
-        ids = np.arange(n, dtype=np.int64)
+        weights = np.exp((row - row.max()) * np.float32(1.0 / sampling.temperature))
+        return Distribution(_all_tokens(n), weights / weights.sum(dtype=np.float64))
     logits = row[ids].astype(np.float64)
     if sampling.min_p > 0.0:
         keep = logits >= logits.max() + np.log(sampling.min_p)
         ids, logits = ids[keep], logits[keep]
     return Distribution(ids, _softmax(logits / sampling.temperature))
+
+
+@lru_cache(maxsize=2)
+def _all_tokens(n: int) -> npt.NDArray[np.int64]:
+    ids = np.arange(n, dtype=np.int64)
+    ids.flags.writeable = False
+    return ids
 
 
 def top_candidates(row: FloatArray, k: int) -> npt.NDArray[np.int64]:
@@ -90,13 +104,13 @@ def top_probability(row: FloatArray) -> float:
 def _top_p_candidates(row: FloatArray, top_p: float) -> npt.NDArray[np.int64]:
     """The fewest most probable tokens that reach ``top_p``: from the first few where the distribution is peaked, as it
     mostly is, else by a histogram of logits, so that only the bin in which the sum crosses ``top_p`` is sorted."""
-    below = row.max() - row
-    weights = np.exp(-below)
-    total = float(weights.sum(dtype=np.float64))
+    weights = np.exp(row - row.max())
+    total = float(weights.sum())
     few = top_candidates(row, _FEW)
     probs = weights[few].astype(np.float64) / total
     if probs.sum() >= top_p:
         return few[: _nucleus(probs, top_p)]
+    below = row.max() - row
     bins = np.minimum(below * _BINS_PER_UNIT, _BINS - 1).astype(np.int64)
     mass = np.cumsum(np.bincount(bins, weights, _BINS)) / total
     edge = min(int(np.searchsorted(mass, top_p)), _BINS - 1)
