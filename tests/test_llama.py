@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from specdec.demo import model_path
 from specdec.errors import SpecdecError
 from specdec.llama import library
 from specdec.llama.model import LlamaModel
 from specdec.llama.target import LlamaTarget
 from specdec.spec import ModelOptions
+from specdec.testing.nano import write_nano
 from specdec.types import Message
 
 
@@ -35,6 +37,28 @@ def test_chat_template_of_the_file(model: LlamaModel) -> None:
     ids = model.chat([Message("user", "hi")], thinking=False)
     assert ids[0] == 510, "the template's own begin-of-text, once"
     assert b"".join(model.piece(int(t)) for t in ids) == b"user: hi\nassistant:"
+
+
+def test_without_a_template_chatml_is_used_and_said() -> None:
+    demo = LlamaModel(model_path("demo"), ModelOptions(threads=1))
+    with pytest.warns(UserWarning, match="has no chat template: ChatML is used"):
+        ids = demo.chat([Message("system", "s"), Message("user", "hi")], thinking=False)
+    text = b"".join(demo.piece(int(t)) for t in ids)
+    assert b"user\nhi" in text
+    assert text.endswith(b"assistant\n")
+
+
+def test_a_template_that_knows_no_system_role_gets_it_in_the_users_message(tmp_path: Path) -> None:
+    template = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('alternate') }}"
+        "{% endif %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+    )
+    model = LlamaModel(write_nano(tmp_path / "strict.gguf", "dense", template=template), ModelOptions(threads=1))
+    ids = model.chat([Message("system", "be brief"), Message("user", "hi")], thinking=False)
+    assert b"".join(model.piece(int(t)) for t in ids) == b"[user]be brief\n\nhi"
+    with pytest.raises(SpecdecError, match="refuses these messages: alternate"):
+        model.chat([Message("user", "a"), Message("user", "b")], thinking=False)
 
 
 def test_logits_only_where_asked(model: LlamaModel) -> None:

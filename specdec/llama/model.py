@@ -23,6 +23,10 @@ _CACHE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, 
 """ggml's type numbers (ggml.h, enum ggml_type)."""
 _SPLIT_NONE = 0
 _FLASH = {"auto": -1, "off": 0, "on": 1}
+_CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 _LOAD_MODES = {"auto": -1, "none": 0, "mmap": 1}
 _EXPERTS = r"blk\.({layers})\.ffn_(up|down|gate|gate_up)_(ch|)exps"
 _SAMPLING_KEYS = ("temp", "top_k", "top_p", "min_p")
@@ -164,13 +168,11 @@ class LlamaModel:
     def _template(self) -> Any:
         from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
-        raw = self._lib.llama_model_chat_template(self.handle, None)
+        raw = self._lib.llama_model_chat_template(self.handle, None) or b""
         if not raw:
-            raise SpecdecError(
-                f"{self.path.name} has no chat template.", "Use completion prompts, or a GGUF of an instruct model."
-            )
+            warnings.warn(f"{self.path.name} has no chat template: ChatML is used, as llama-server does", stacklevel=2)
         tokens = [self._text_of(f(self.vocab)) for f in (self._lib.llama_vocab_eos, self._lib.llama_vocab_bos)]
-        return Jinja2ChatFormatter(raw.decode(), eos_token=tokens[0], bos_token=tokens[1])
+        return Jinja2ChatFormatter(raw.decode() or _CHATML, eos_token=tokens[0], bos_token=tokens[1])
 
     def _text_of(self, token: int) -> str:
         return (

@@ -23,11 +23,17 @@ _WIDTH, _HEADS, _KV_HEADS, _HEAD = 128, 4, 2, 32
 _EXPERTS, _USED, _EXPERT_FF = 8, 2, 64
 _K_HEADS, _V_HEADS, _STATE, _CONV = 2, 4, 32, 4
 _LAYERS = 4
+_TEMPLATE = (
+    "{% for m in messages %}<|endoftext|>{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
 
 _Shapes = Iterator[tuple[str, tuple[int, ...]]]
 
 
-def write_nano(path: Path, kind: Kind, quant: Quant = "Q5_1", seed: int = 0, n_vocab: int = VOCABULARY) -> Path:
+def write_nano(
+    path: Path, kind: Kind, quant: Quant = "Q5_1", seed: int = 0, n_vocab: int = VOCABULARY, template: str = ""
+) -> Path:
     """Write a model of about 1 MB (at the default vocabulary) to ``path``.
 
     Q5_1 is the default for a reason: llama.cpp's CPU kernels for it treat every token of a batch alone, so results do
@@ -37,6 +43,7 @@ def write_nano(path: Path, kind: Kind, quant: Quant = "Q5_1", seed: int = 0, n_v
     writer = gguf.GGUFWriter(path, "qwen35moe" if kind == "hybrid" else "llama")
     _metadata(writer, kind)
     _vocabulary(writer, n_vocab)
+    writer.add_chat_template(template or _TEMPLATE)
     for name, shape in _hybrid(n_vocab) if kind == "hybrid" else _dense(n_vocab):
         _add(writer, name, _weights(rng, name, shape), quant)
     writer.write_header_to_file()
@@ -88,10 +95,6 @@ def _vocabulary(w: gguf.GGUFWriter, n_vocab: int) -> None:
     w.add_bos_token_id(n_vocab - 2)
     w.add_eos_token_id(n_vocab - 1)
     w.add_add_bos_token(False)
-    w.add_chat_template(
-        "{% for m in messages %}<|endoftext|>{{ m.role }}: {{ m.content }}\n{% endfor %}"
-        "{% if add_generation_prompt %}assistant:{% endif %}"
-    )
 
 
 def _dense(n_vocab: int) -> _Shapes:
