@@ -14,7 +14,7 @@ import numpy as np
 
 from specdec.errors import BrokenGeneration, SpecdecError
 from specdec.rollback import Mode, Rollback
-from specdec.sampling import Distribution, distribution
+from specdec.sampling import Chooser
 from specdec.strategy import Strategy
 from specdec.target import Outputs, Target
 from specdec.types import (
@@ -51,50 +51,6 @@ class Clock:
         """Rebook part of a phase."""
         self.seconds[source] -= seconds
         self.seconds[phase] += seconds
-
-
-class Chooser:
-    """The target's choice at each output position: argmax, or a draw whose random number belongs to the position.
-
-    Because the numbers belong to positions and not to calls, a sampled text is the same with and without drafts
-    wherever drafts are deterministic. With ``ignore_eos`` end-of-text tokens are barred, as llama.cpp does it.
-    """
-
-    def __init__(self, sampling: Sampling, barred: frozenset[int], n_uniform: int) -> None:
-        self._sampling = sampling
-        self._barred, self._barred_ids = barred, np.fromiter(barred, np.int64, len(barred))
-        # Two independent streams: one accepts, one draws.
-        rng = np.random.default_rng(sampling.seed)
-        self._uniform = rng.random((n_uniform, 2)) if not sampling.greedy else np.empty((0, 2))
-        self.wanted_end: int | None = None
-
-    def choose(self, row: FloatArray, position: int) -> int:
-        """The token for output ``position`` (0 is the first token of the answer)."""
-        if self._sampling.greedy:
-            token = int(row.argmax())
-            if token in self._barred:
-                self._note_end(position)
-                row[self._barred_ids] = -np.inf
-                token = int(row.argmax())
-            return token
-        return self.distribution(row, position).draw(self.uniform(position)[1])
-
-    def distribution(self, row: FloatArray, position: int) -> Distribution:
-        """What output ``position`` is drawn from."""
-        if self._barred:
-            if int(row.argmax()) in self._barred:
-                self._note_end(position)
-            row[self._barred_ids] = -np.inf
-        return distribution(row, self._sampling)
-
-    def uniform(self, position: int) -> tuple[float, float]:
-        """The two random numbers of output ``position``."""
-        accept, draw = self._uniform[position]
-        return float(accept), float(draw)
-
-    def _note_end(self, position: int) -> None:
-        if self.wanted_end is None or position < self.wanted_end:
-            self.wanted_end = position
 
 
 class Decoder:
