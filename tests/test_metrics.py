@@ -48,6 +48,8 @@ def test_counters_and_rates() -> None:
     assert got["mean_acceptance_length"] == 2.0, "over all steps, empty drafts included"
     assert got["mean_acceptance_length_drafting"] == pytest.approx(7 / 3)
     assert got["acceptance_by_position"] == [pytest.approx(2 / 3), pytest.approx(1 / 3), 0.5]
+    assert got["conditional_acceptance"] == [pytest.approx(1 / 2), 1.0]
+    assert got["accepted_lengths"] == [1, 1, 0, 1]
     assert got["tok_s"] == pytest.approx(9 / 2)
     assert got["speedup"] == pytest.approx((9 / 2) / (6 / 6))
     assert got["end_to_end_speedup"] == pytest.approx((9 / 3) / (6 / 7))

@@ -36,7 +36,11 @@ def _report(run: Run, style: str) -> str:
     parts = [_head(run)]
     sections = [("Speed", _SPEED, table), ("Drafting", _DRAFTING, table)]
     if drafting := [r for r in table if r["acceptance_by_position"]]:
-        sections.append(("Acceptance by position", _POSITIONS, drafting))
+        sections.append(("Acceptance by position", _positions("acceptance_by_position", 1), drafting))
+        if drafting := [r for r in drafting if any(c is not None for c in r["conditional_acceptance"])]:
+            title = "Acceptance by position, where the one before was accepted"
+            sections.append((title, _positions("conditional_acceptance", 2), drafting))
+            sections.append(("Share of drafts by accepted length", _LENGTHS, drafting))
     sections.append(("Where the time goes", _phases(table), table))
     for title, columns, shown in sections:
         heading = f"## {title}" if style == "pipe" else f"{title}\n{'=' * len(title)}"
@@ -133,11 +137,28 @@ _DRAFTING: list[Column] = [
 ]
 
 
-def _position(i: int) -> Callable[[Row], str]:
-    return lambda row: f"{row['acceptance_by_position'][i]:.0%}" if i < len(row["acceptance_by_position"]) else ""
+def _positions(key: str, first: int) -> list[Column]:
+    """Rates by position, the first positions only."""
+
+    def cell(i: int) -> Callable[[Row], str]:
+        return lambda row: "" if i >= len(row[key]) or row[key][i] is None else f"{row[key][i]:.0%}"
+
+    return [(str(i + first), cell(i)) for i in range(_MOST_POSITIONS)]
 
 
-_POSITIONS: list[Column] = [(str(i + 1), _position(i)) for i in range(_MOST_POSITIONS)]
+def _length(i: int) -> Callable[[Row], str]:
+    def cell(row: Row) -> str:
+        counts = row["accepted_lengths"]
+        n = sum(counts[i:]) if i == _MOST_POSITIONS else sum(counts[i : i + 1])
+        return f"{n / sum(counts):.0%}" if n else ""
+
+    return cell
+
+
+_LENGTHS: list[Column] = [
+    *((str(i), _length(i)) for i in range(_MOST_POSITIONS)),
+    (f"{_MOST_POSITIONS}+", _length(_MOST_POSITIONS)),
+]
 
 
 def _phases(table: list[Row]) -> list[Column]:
