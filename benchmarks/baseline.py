@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from specdec.decode import Decoder
-from specdec.llama.model import LlamaModel
-from specdec.llama.target import LlamaTarget, default_threads
+from specdec.llama.model import LlamaModel, default_threads
+from specdec.llama.target import LlamaTarget
 from specdec.registry import Registry
 from specdec.spec import ModelOptions
 from specdec.types import Limits, Sampling

@@ -25,7 +25,7 @@ from typing import Any
 from specdec.decode import Decoder
 from specdec.demo import model_path
 from specdec.engine import Arm, Engine
-from specdec.llama.target import default_threads
+from specdec.llama.model import default_threads
 from specdec.registry import Planned, Registry
 from specdec.spec import RunSpec, make_spec
 from specdec.types import Prompt, TokenArray

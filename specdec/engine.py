@@ -14,7 +14,7 @@ from specdec.errors import SpecdecError
 from specdec.llama.gguf import read_header
 from specdec.llama.library import gpu_names
 from specdec.llama.model import LlamaModel
-from specdec.llama.target import LlamaTarget, default_threads
+from specdec.llama.target import LlamaTarget
 from specdec.registry import Planned
 from specdec.rollback import Mode, snapshots_for
 from specdec.spec import RunSpec
@@ -121,8 +121,7 @@ class Engine:
 
     def settings(self) -> dict[str, object]:
         """What the context was resolved to."""
-        threads = self._spec.model.threads or default_threads()
-        return {"n_ctx": self._n_ctx, "threads": threads, "recurrent": self.model.recurrent}
+        return {"n_ctx": self._n_ctx, "threads": self.model.threads, "recurrent": self.model.recurrent}
 
     # ---- generations
 
@@ -157,7 +156,7 @@ class Engine:
 
     def _open_all(self) -> None:
         """Open every strategy and make each kind of context once: what cannot work here is refused before anything runs."""
-        for arm in self.arms:
+        for arm in sorted(self.arms, key=lambda a: (a.snapshots, a.hidden)):  # each kind of context once
             self._context(arm)
             try:
                 self._strategy(arm)
@@ -170,8 +169,7 @@ class Engine:
         slot = self._slot(arm)
         if slot not in self._strategies:
             strategy = arm.planned.build()
-            threads = self._spec.model.threads or default_threads()
-            facts = (self.model.n_vocab, self._n_ctx, self.model.width, threads)
+            facts = (self.model.n_vocab, self._n_ctx, self.model.width, self.model.threads)
             try:
                 strategy.open(Services(*facts, sampling=self.sampling, target_model=self.model))
             except BaseException:
@@ -225,9 +223,9 @@ class Engine:
             return
         state = memory.checkpoint_bytes()
         device = "CPU" if arm.rollback == "checkpoint-host" else "target"
-        if arm.snapshots:
-            yield MemoryItem("target", "snapshots", arm.snapshots * state)
-        if arm.snapshots < max(generation.steps.drafted, default=0):
+        if memory.snapshots:  # what llama.cpp keeps: an architecture without has none, whatever was asked
+            yield MemoryItem("target", "snapshots", memory.snapshots * state)
+        if memory.snapshots < max(generation.steps.drafted, default=0):
             yield MemoryItem(device, "checkpoint", state)
 
 

@@ -7,12 +7,12 @@ pass that makes the first draft token, so a draft of n tokens costs n passes of 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from pydantic import Field
 
+from specdec.demo import model_path
 from specdec.sampling import top_probability
 from specdec.strategy import Services, Strategy, StrategyOptions
 from specdec.types import NO_DRAFT, Draft, FloatArray, MemoryItem, TokenArray
@@ -52,7 +52,7 @@ class Mtp(Strategy):
         from specdec.llama.gguf import read_header
         from specdec.llama.mtp import check_header
 
-        check_header(read_header(Path(self._o.model)) if self._o.model else target)
+        check_header(read_header(model_path(self._o.model)) if self._o.model else target)
 
     def open(self, services: Services) -> None:
         from specdec.llama.model import LlamaModel
@@ -60,7 +60,7 @@ class Mtp(Strategy):
 
         model: Any = services.target_model
         if self._o.model:
-            model = self._own_model = LlamaModel(Path(self._o.model), model.options, mtp=True)
+            model = self._own_model = LlamaModel(model_path(self._o.model), model.options, mtp=True)
         self._weights = model.mtp_bytes
         self._context = MtpContext(model, services.n_ctx, self._o.ubatch_size, services.threads)
         self._restart()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from specdec.errors import SpecdecError
 from specdec.llama.accounting import buffers
@@ -98,6 +99,11 @@ class LlamaModel:
         layers = tuple(f"blk.{i}." for i in range(first, first + self.header.nextn_layers))
         return sum(t.bytes for t in self.header.tensors if t.name.startswith(layers)) if layers else 0
 
+    @property
+    def threads(self) -> int:
+        """CPU threads of generation, as asked or by default."""
+        return self.options.threads or default_threads()
+
     def attention(self) -> tuple[int, int, int]:
         """(flash attention, K cache type, V cache type) as llama.cpp's numbers, for a context."""
         o = self.options
@@ -178,6 +184,11 @@ class LlamaModel:
         return (
             "" if token < 0 else (self._lib.llama_vocab_get_text(self.vocab, token) or b"").decode("utf-8", "replace")
         )
+
+
+def default_threads() -> int:
+    """Physical cores: llama.cpp's matrix kernels gain nothing from a core's second thread, and often lose."""
+    return psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
 
 
 def _apply_placement(params: Any, options: ModelOptions) -> list[Any]:

@@ -7,13 +7,11 @@ can go on alone. Reference behaviour: llama.cpp, common/speculative.cpp, ``commo
 
 from __future__ import annotations
 
-import ctypes
-from typing import Any
-
 import numpy as np
 
 from specdec.errors import SpecdecError
 from specdec.llama.accounting import buffers
+from specdec.llama.batch import Batch
 from specdec.llama.gguf import Header
 from specdec.llama.library import log, nextn
 from specdec.llama.model import LlamaModel
@@ -72,16 +70,8 @@ class MtpContext:
         # masked mode a batch of several tokens with one output gives the FIRST token's row.
         self._nextn.llama_set_embeddings_nextn(self._context, True, False)
         self._memory = L.llama_get_memory(self._context)
-        size = self._n_batch = int(params.n_batch)
-        self._batch = L.llama_batch_init(size, 0, 1)
-        self._rows = np.zeros((size, self.width), np.float32)
-        self._batch.embd = self._rows.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-        self._tokens: Any = np.ctypeslib.as_array(self._batch.token, (size,))
-        self._positions: Any = np.ctypeslib.as_array(self._batch.pos, (size,))
-        self._wanted: Any = np.ctypeslib.as_array(self._batch.logits, (size,))
-        for i in range(size):
-            self._batch.n_seq_id[i] = 1
-            self._batch.seq_id[i][0] = 0
+        self._rows = np.zeros((int(params.n_batch), self.width), np.float32)
+        self._batch = Batch(L, len(self._rows), self._rows)
 
     def decode(
         self, ids: TokenArray, start: int, rows: FloatArray, output: bool
@@ -90,18 +80,14 @@ class MtpContext:
 
         With ``output``: (logits [n_vocab], hidden row [width]) of the last token, valid until the next decode.
         """
-        while len(ids) > self._n_batch:
-            n = self._n_batch
+        while len(ids) > self._batch.size:
+            n = self._batch.size
             self.decode(ids[:n], start, rows[:n], output=False)
             ids, start, rows = ids[n:], start + n, rows[n:]
         n = len(ids)
-        self._tokens[:n] = ids
-        self._positions[:n] = np.arange(start, start + n, dtype=np.int32)
-        self._wanted[:n] = 0
-        self._wanted[n - 1] = output
         self._rows[:n] = rows
-        self._batch.n_tokens = n
-        status = self._lib.llama_decode(self._context, self._batch)
+        self._batch.fill(ids, start, "last" if output else "none")
+        status = self._lib.llama_decode(self._context, self._batch.handle)
         if status != 0:
             raise SpecdecError(f"mtp: llama_decode failed with {status} on {n} tokens at position {start}.")
         if not output:
@@ -125,7 +111,6 @@ class MtpContext:
     def close(self) -> None:
         """Free the context; the weights stay the model's."""
         if self._context:
-            self._batch.embd = None  # ours, not llama.cpp's to free
-            self._lib.llama_batch_free(self._batch)
+            self._batch.close()
             self._lib.llama_free(self._context)
             self._context = None

@@ -6,10 +6,10 @@ import ctypes
 from typing import Any
 
 import numpy as np
-import psutil
 
 from specdec.errors import SpecdecError
 from specdec.llama.accounting import buffers
+from specdec.llama.batch import Batch
 from specdec.llama.library import address_function, log, nextn
 from specdec.llama.memory import LlamaMemory
 from specdec.llama.model import LlamaModel
@@ -34,7 +34,7 @@ class LlamaTarget:
     ) -> None:
         L, options = model._lib, model.options
         self._lib, self.model = L, model
-        self.threads = options.threads or default_threads()
+        self.threads = model.threads
         self.n_vocab, self.width = model.n_vocab, model.width
         self.end_of_text, self.piece = model.end_of_text, model.piece
         params = L.llama_context_default_params()
@@ -64,25 +64,20 @@ class LlamaTarget:
         self.memory = LlamaMemory(L, self._context, model.recurrent)
         self._logits_address = address_function("llama_get_logits")
         self._seen: tuple[int | None, FloatArray] = (None, np.empty((0, self.n_vocab), np.float32))
-        self._make_batch(self.n_batch)
+        self._batch = Batch(L, self.n_batch)
+        self._no_logits: FloatArray = np.empty((0, self.n_vocab), np.float32)
 
     def close(self) -> None:
         """Free the context and the batch."""
         if self._context:
-            self._lib.llama_batch_free(self._batch)
+            self._batch.close()
             self._lib.llama_free(self._context)
             self._context = None
 
     def decode(self, ids: TokenArray, start: int, outputs: Outputs) -> FloatArray:
         n = self._n_decoded = len(ids)
-        self._tokens[:n] = ids
-        self._positions[:n] = self._counting[:n]
-        self._positions[:n] += start
-        self._wanted[:n] = 1 if outputs == "all" else 0
-        if outputs == "last":
-            self._wanted[n - 1] = 1
-        self._batch.n_tokens = n
-        status = self._lib.llama_decode(self._context, self._batch)
+        self._batch.fill(ids, start, outputs)
+        status = self._lib.llama_decode(self._context, self._batch.handle)
         if status != 0:
             raise SpecdecError(f"llama_decode failed with {status} on {n} tokens at position {start}.", _decode_hint())
         if outputs == "none":
@@ -105,17 +100,6 @@ class LlamaTarget:
         self.decode(np.zeros(2, np.int32), 0, "last")
         self.memory.clear()
 
-    def _make_batch(self, size: int) -> None:
-        batch = self._batch = self._lib.llama_batch_init(size, 0, 1)
-        self._tokens: Any = np.ctypeslib.as_array(batch.token, (size,))
-        self._positions: Any = np.ctypeslib.as_array(batch.pos, (size,))
-        self._wanted: Any = np.ctypeslib.as_array(batch.logits, (size,))
-        self._counting = np.arange(size, dtype=np.int32)
-        self._no_logits: FloatArray = np.empty((0, self.n_vocab), np.float32)
-        for i in range(size):
-            batch.n_seq_id[i] = 1
-            batch.seq_id[i][0] = 0
-
 
 def _floats(address: int | None, rows: int, columns: int) -> FloatArray:
     """llama.cpp's own memory as an array; nothing is copied."""
@@ -123,11 +107,6 @@ def _floats(address: int | None, rows: int, columns: int) -> FloatArray:
         raise SpecdecError("llama.cpp has no output for the last decode (this architecture may not give hidden rows).")
     buffer: Any = (ctypes.c_float * (rows * columns)).from_address(address)
     return np.frombuffer(buffer, np.float32).reshape(rows, columns)
-
-
-def default_threads() -> int:
-    """Physical cores: llama.cpp's matrix kernels gain nothing from a core's second thread, and often lose."""
-    return psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
 
 
 def _context_error(n_ctx: int) -> tuple[str, str]:
