@@ -13,7 +13,7 @@ from specdec.testing.fake import FakeTarget
 from specdec.types import Draft, Limits, Sampling, TokenArray
 
 RATES = (0.88, 0.72, 0.58)
-TOKENS = np.arange(8, 24, dtype=np.int32)
+TOKENS = np.array(sorted(set(range(8, 24)) - FakeTarget().end_of_text), np.int32)
 PROMPT = np.array([1, 2, 3], np.int32)
 
 
