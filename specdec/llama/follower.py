@@ -21,6 +21,7 @@ from specdec.errors import SpecdecError
 from specdec.llama.model import LlamaModel
 from specdec.llama.target import LlamaTarget
 from specdec.spec import ModelOptions
+from specdec.target import Outputs
 from specdec.types import FloatArray, MemoryItem, TokenArray
 
 States = Literal["checkpoint", "sequences"]
@@ -36,6 +37,7 @@ class Follower:
         ahead: the most tokens that it guesses at once.
         states: how a hybrid model comes back.
         singly: whether up to ``ahead + 1`` new tokens are decoded one by one rather than together.
+        likeliest: whether ``likeliest`` is asked for only, never ``row``: it is then found on the device.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Follower:
         ahead: int,
         states: States = "checkpoint",
         singly: bool = False,
+        likeliest: bool = False,
     ) -> None:
         self.model = LlamaModel(path, options)
         trained = int(self.model.header.get("context_length", 0))
@@ -57,7 +60,9 @@ class Follower:
             )
         self._sequences = states == "sequences" and self.model.recurrent
         # Guesses beyond the end of the run's context, and those that spare sequences still hold, need room too.
-        self._target = LlamaTarget(self.model, n_ctx + 2 * ahead, spare_sequences=ahead - 1 if self._sequences else 0)
+        spare = ahead - 1 if self._sequences else 0
+        self._target = LlamaTarget(self.model, n_ctx + 2 * ahead, spare_sequences=spare, likeliest=likeliest)
+        self._on_device = likeliest
         self._n_ctx = self._target.n_ctx - 2 * ahead
         self._at_once = ahead + 1 if singly else 0
         self._held = np.empty(self._target.n_ctx, np.int32)
@@ -90,32 +95,39 @@ class Follower:
         """The first ``n`` of the tokens that were fed by ``ahead`` since ``follow`` belong to the text."""
         self._right = min(self.end, self._right + n)
 
-    def follow(self, ids: TokenArray) -> FloatArray:
-        """Make the memory hold exactly ``ids`` (at least its last token is decoded); the logits row after it."""
+    def follow(self, ids: TokenArray) -> None:
+        """Make the memory hold exactly ``ids``; at least its last token is decoded."""
         start = min(self._right, max(0, len(ids) - 1))
         if start < self.end:
             start = self._back_to(start)
         self._held[start : len(ids)] = ids[start:]
         singly = len(ids) - start <= self._at_once
-        row = np.empty(0, np.float32)
         while start < len(ids):
             stop = start + 1 if singly else min(len(ids), start + self._target.n_batch)
             # Singly, the logits of each are asked for: without, the graph would have another shape.
-            rows = self._target.decode(self._held[start:stop], start, "last" if singly or stop == len(ids) else "none")
-            row, start = (rows[0] if len(rows) else row), stop
+            outputs: Outputs = "last" if singly or stop == len(ids) else "none"
+            self._rows = self._target.decode(self._held[start:stop], start, outputs)
+            start = stop
         self.end = self._right = self._base = len(ids)
-        return row
 
-    def ahead(self, token: int) -> FloatArray:
-        """Decode a guessed token; the logits row after it. What a hybrid model needs to come back is kept before."""
+    def ahead(self, token: int) -> None:
+        """Decode a guessed token. What a hybrid model needs to come back is kept before."""
         if self._sequences:
             self._target.memory.keep_state(self.end - self._base)
         elif self._target.memory.recurrent and self.end == self._base:
             self._target.memory.save(on_device=True)
             self._saved = self.end
         self._held[self.end] = token
-        row: FloatArray = self._target.decode(self._held[self.end : self.end + 1], self.end, "last")[0]
+        self._rows = self._target.decode(self._held[self.end : self.end + 1], self.end, "last")
         self.end += 1
+
+    def likeliest(self) -> int:
+        """The likeliest token after what the memory holds."""
+        return self._target.likeliest() if self._on_device else int(self._rows[0].argmax())
+
+    def row(self) -> FloatArray:
+        """The logits after what the memory holds, float32 [n_vocab]; valid until the next decode."""
+        row: FloatArray = self._rows[0]
         return row
 
     def memory(self) -> list[MemoryItem]:
