@@ -32,6 +32,11 @@ class LlamaTarget:
     def __init__(
         self, model: LlamaModel, n_ctx: int, snapshots: int = 0, longest_draft: int = 0, hidden: bool = False
     ) -> None:
+        if not model.header.has_trunk:
+            raise SpecdecError(
+                f"{model.path.name} holds an MTP layer alone, not a whole model.",
+                "Give the model itself, and this file as --mtp-model.",
+            )
         L, options = model._lib, model.options
         self._lib, self.model = L, model
         self.threads = model.threads
