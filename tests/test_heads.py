@@ -209,8 +209,8 @@ class TestChainedHeads:
             assert draft == naive_chain(step35, context, len(draft), n_prompt)
 
     def test_n_max_is_clipped_to_the_heads_with_a_word(self, step35: LlamaModel) -> None:
+        asked = build("mtp(n_max=5)")
         with pytest.warns(UserWarning, match="at most 3 tokens, not n_max 5: the model has 3 chained MTP heads"):
-            asked = build("mtp(n_max=5)")
             asked.check(step35.header)
         assert asked.longest_draft == 3
         few = build("mtp(n_max=2)")
