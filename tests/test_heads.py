@@ -74,7 +74,7 @@ class TestSeparateFile:
     def test_wrong_files_are_refused_in_one_line(
         self, nano_hybrid: Path, parts: tuple[Path, Path], tmp_path: Path
     ) -> None:
-        alone, trunk = parts
+        _, trunk = parts
         wide = write_part(write_heads(tmp_path / "w.gguf", "qwen35"), tmp_path / "wide.gguf", "mtp")
         other = write_nano(tmp_path / "o.gguf", "hybrid", n_vocab=700)
         more = write_part(write_nano(tmp_path / "m.gguf", "hybrid", n_vocab=540), tmp_path / "more.gguf", "mtp")
