@@ -41,6 +41,11 @@ class LlamaTarget:
         hidden: bool = False,
         likeliest: bool = False,
     ) -> None:
+        if not model.header.has_trunk:
+            raise SpecdecError(
+                f"{model.path.name} holds an MTP layer alone, not a whole model.",
+                "Give the model itself, and this file as --mtp-model.",
+            )
         L, options = model._lib, model.options
         self._lib, self.model = L, model
         self.threads = model.threads
