@@ -6,8 +6,8 @@ import dataclasses
 import hashlib
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
+from specdec.arms import Arm
 from specdec.decode import Decoder
 from specdec.demo import model_path
 from specdec.errors import SpecdecError
@@ -20,22 +20,6 @@ from specdec.rollback import Mode, snapshots_for
 from specdec.spec import RunSpec
 from specdec.strategy import Services, Strategy
 from specdec.types import Generation, Limits, MemoryItem, Message, Prompt, Sampling, TokenArray
-
-
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """One thing that is compared: a strategy with a way of rolling back."""
-
-    planned: Planned
-    rollback: Mode
-    longest_draft: int
-    snapshots: int
-    hidden: bool = False
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """What rows and samples are grouped by."""
-        return self.planned.label, self.rollback
 
 
 class Engine:
@@ -109,8 +93,17 @@ class Engine:
         self._n_ctx = asked or _rounded(needs[worst])
         if trained and self._n_ctx > trained:
             warnings.warn(f"the context of {self._n_ctx:,} tokens exceeds the model's {trained:,}", stacklevel=2)
-        self._open_all()
         return lengths
+
+    def ready(self, arm: Arm) -> None:
+        """Make the arm's context and open its strategy, unless they are there: whatever cannot work fails here."""
+        self._context(arm)
+        self._strategy(arm)
+
+    @property
+    def description(self) -> str:
+        """The target in llama.cpp's words, e.g. ``qwen2 1.5B Q4_K - Medium``."""
+        return self.model.description
 
     @property
     def card(self) -> str:
@@ -153,17 +146,6 @@ class Engine:
         if strategy is not None:
             strategy.close()
         self._close_context()
-
-    def _open_all(self) -> None:
-        """Open every strategy and make each kind of context once: what cannot work here is refused before anything runs."""
-        for arm in sorted(self.arms, key=lambda a: (a.snapshots, a.hidden)):  # each kind of context once
-            self._context(arm)
-            try:
-                self._strategy(arm)
-            except SpecdecError:
-                raise
-            except Exception as error:
-                raise SpecdecError(f"{arm.planned.label}: open() failed: {type(error).__name__}: {error}") from error
 
     def _strategy(self, arm: Arm) -> Strategy:
         slot = self._slot(arm)
