@@ -37,7 +37,7 @@ def compare(target: Path, results: str) -> list[str]:
         "1",
     ]
     python = [sys.executable, "-m", "specdec", "compare", "--target", str(target), "--results", results]
-    return [*python, *fixed, "--launches", "2", "--workloads", ",".join(PROMPTS)]
+    return [*python, *fixed, "--launches", "3", "--workloads", ",".join(PROMPTS)]
 
 
 def raw(results: str) -> list[dict[str, Any]]:
@@ -61,17 +61,18 @@ def tokens(results: str) -> dict[Key, list[int]]:
 
 
 def kill_one(command: list[str], results: str, rng: random.Random) -> None:
-    """Start it, kill it at a random moment: after its start, or after the next generation that it stores."""
+    """Start it, kill it at a random moment after its start, or after the next generation that it stores."""
     before, before_ended = len(raw(results)), ended()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     if rng.random() < 0.7:
         while len(raw(results)) == before and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
-        time.sleep(rng.uniform(0.0, 0.4))
+        time.sleep(rng.uniform(0.0, 0.2))
     else:
         time.sleep(rng.uniform(0.0, 1.5))
-    children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    assert process.poll() is None, "there was something left to do"
+    children = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.wait()
     _, alive = psutil.wait_procs(children, timeout=10)
@@ -88,8 +89,7 @@ def test_a_run_survives_twenty_kills(nano_dense: Path) -> None:
     for _ in range(KILLS):
         begun = bool(list(Path(results).glob("*/run.json")))
         kill_one(resume if begun else compare(nano_dense, results), results, rng)
-    stored = len(raw(results))
-    assert stored > 0
+    assert raw(results)
     assert subprocess.run(resume, capture_output=True, check=False).returncode == 0
     assert len(list(Path(results).glob("*/run.json"))) == 1
     assert tokens(results) == tokens("whole")
