@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from specdec.registry import Planned
@@ -26,3 +27,12 @@ class Arm:
     def key(self) -> ArmKey:
         """What rows and samples are grouped by."""
         return self.engine, self.planned.label, self.rollback
+
+
+Attempt = Callable[[Arm, Callable[[], object]], None]
+"""Does something that an arm needs, or deals with its failure."""
+
+
+def do(arm: Arm, action: Callable[[], object]) -> None:
+    """Just do it: whatever fails is raised."""
+    action()

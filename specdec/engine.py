@@ -7,18 +7,23 @@ import hashlib
 import warnings
 from collections.abc import Callable, Iterator
 
-from specdec.arms import Arm
+import numpy as np
+
+from specdec.arms import Arm, Attempt, do
 from specdec.decode import Decoder
 from specdec.demo import model_path
 from specdec.errors import SpecdecError
+from specdec.forced import ForcedTarget, SyntheticAcceptance
+from specdec.llama.devices import free_bytes
 from specdec.llama.gguf import read_header
 from specdec.llama.library import gpu_names
-from specdec.llama.model import LlamaModel
+from specdec.llama.model import LlamaModel, runs_on_gpu
 from specdec.llama.target import LlamaTarget
 from specdec.registry import Planned
-from specdec.rollback import Mode, snapshots_for
+from specdec.rollback import Mode, snapshots_for, snapshots_short_of
 from specdec.spec import RunSpec
 from specdec.strategy import Services, Strategy
+from specdec.target import Target
 from specdec.types import Generation, Limits, MemoryItem, Message, Prompt, Sampling, TokenArray
 
 
@@ -74,8 +79,16 @@ class Engine:
             return self.model.tokenize(prompt.text)
         return self.model.chat(list(history), self._spec.thinking)
 
-    def fit(self, prompts: list[Prompt]) -> dict[str, int]:
-        """Choose or check the context length; returns the prompts' lengths in tokens (all user turns together)."""
+    def fit(self, prompts: list[Prompt], attempt: Attempt = do) -> dict[str, int]:
+        """Choose or check the context length, open every strategy, make each kind of context once.
+
+        Args:
+            attempt: is handed an arm and each thing that is opened for it; does it, or notes that it failed, or leaves
+                it undone (then it is done when the arm is first used).
+
+        Returns:
+            The prompts' lengths in tokens, all user turns together.
+        """
         lengths, needs = {}, {}
         for prompt in prompts:
             stand_in = [Message("assistant", "")] * (prompt.turns - 1)  # some templates insist on alternating roles
@@ -93,6 +106,7 @@ class Engine:
         self._n_ctx = asked or _rounded(needs[worst])
         if trained and self._n_ctx > trained:
             warnings.warn(f"the context of {self._n_ctx:,} tokens exceeds the model's {trained:,}", stacklevel=2)
+        self._open_all(attempt)
         return lengths
 
     def ready(self, arm: Arm) -> None:
@@ -109,8 +123,7 @@ class Engine:
     def card(self) -> str:
         """The GPUs that this build and these options can use, or CPU."""
         options = self._spec.model
-        used = gpu_names() if options.gpu_layers != 0 and options.device != "none" else []
-        return " + ".join(used) or "CPU"
+        return " + ".join(gpu_names()) if runs_on_gpu(options) else "CPU"
 
     def settings(self) -> dict[str, object]:
         """What the context was resolved to."""
@@ -128,17 +141,26 @@ class Engine:
         if not self._spec.carry_state:
             strategy.reset()
         limits = limits or self._spec.limits
-        decoder = Decoder(self._context(arm), strategy, arm.rollback)
         answers: list[Message] = []
         for turn in range(prompt.turns):
             ids = self.tokens(prompt, _history(prompt, answers))
-            if turn and not self._spec.model.ctx_size and len(ids) + limits.n_predict > self._n_ctx:
+            grows = turn and not self._spec.model.ctx_size and len(ids) + limits.n_predict > self._n_ctx
+            if grows:
                 self._grow(len(ids) + limits.n_predict)
                 strategy = self._strategy(arm)
-                decoder = Decoder(self._context(arm), strategy, arm.rollback)
+            if grows or not turn:
+                decoder = Decoder(self._spoken(self._context(arm), prompt), strategy, arm.rollback)
             generation = decoder.generate(ids, limits, self._seeded(prompt, turn))
             yield turn, dataclasses.replace(generation, memory=tuple(self._memory(arm, strategy, generation)))
             answers.append(Message("assistant", generation.text))
+
+    def _spoken(self, target: LlamaTarget, prompt: Prompt) -> Target:
+        """The target that speaks: the model itself, or with ``synthetic`` one that accepts at given rates."""
+        if not self._spec.synthetic:
+            return target
+        tokens = np.setdiff1d(np.arange(target.n_vocab, dtype=np.int32), list(target.end_of_text))
+        seed = self._seeded(prompt, 0).seed
+        return ForcedTarget(target, SyntheticAcceptance(self._spec.synthetic, target.n_ctx, tokens, seed))
 
     def discard(self, arm: Arm) -> None:
         """After a failure: the arm's strategy and the context are made anew before the next use."""
@@ -146,6 +168,28 @@ class Engine:
         if strategy is not None:
             strategy.close()
         self._close_context()
+
+    def _open_all(self, attempt: Attempt) -> None:
+        """Open every strategy and make each kind of context once: what cannot work here shows before anything runs."""
+        attempt(self.arms[0], lambda: self._context(self.arms[0]))  # `none`
+        for arm in self.arms:
+            attempt(arm, lambda arm=arm: self._strategy(arm))  # type: ignore[misc]
+        if self._target is not None:  # what one recurrent state costs is read off plain decoding's context
+            plain = self._target.buffers
+            self.arms = [self._affordable(arm, plain) for arm in self.arms]
+        for arm in sorted(self.arms, key=lambda a: (a.snapshots, a.hidden)):  # each kind of context once
+            attempt(arm, lambda arm=arm: self._context(arm))  # type: ignore[misc]
+
+    def _affordable(self, arm: Arm, plain: list[MemoryItem]) -> Arm:
+        """The arm, without snapshots where ``auto`` chose them and the memory that is left cannot hold them."""
+        if arm.rollback != "auto" or self._spec.snapshots is not None:
+            return arm
+        free, states = free_bytes(), [i for i in plain if i.kind == "recurrent"]
+        short = snapshots_short_of(arm.snapshots, states, free)
+        if not short:
+            return arm
+        self._announce(f"{arm.planned.label}: {arm.snapshots} snapshots do not fit ({short}): checkpoints instead")
+        return dataclasses.replace(arm, snapshots=0)
 
     def _strategy(self, arm: Arm) -> Strategy:
         slot = self._slot(arm)

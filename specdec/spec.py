@@ -69,6 +69,7 @@ class RunSpec(_Frozen):
     carry_state: bool = False
     rollback: tuple[Mode, ...] = ("auto",)
     snapshots: int | None = Field(None, ge=0, le=256)
+    synthetic: tuple[float, ...] = ()
     sampling: SamplingOptions = SamplingOptions()
     model: ModelOptions = ModelOptions()
     engines: tuple[str, ...] = ("specdec",)

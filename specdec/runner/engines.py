@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Protocol, cast
 
-from specdec.arms import Arm
+from specdec.arms import Arm, Attempt, do
 from specdec.errors import SpecdecError
 from specdec.registry import Planned
 from specdec.spec import RunSpec
@@ -34,8 +34,10 @@ class AnyEngine(Protocol):
     def settings(self) -> dict[str, object]:
         """What the context was resolved to: ``n_ctx``, ``threads`` ..."""
 
-    def fit(self, prompts: list[Prompt]) -> dict[str, int]:
-        """Choose or check the context length; the prompts' lengths in tokens, by id. Called once, first."""
+    def fit(self, prompts: list[Prompt], attempt: Attempt = do) -> dict[str, int]:
+        """Called once, first: choose or check the context length, and open through ``attempt`` what each arm needs, so
+        that a failure is put down to its arm. ``attempt`` may leave things undone: then ``ready`` does them. May fix
+        ``arms`` (their order and keys stay). Returns the prompts' lengths in tokens, by id."""
 
     def ready(self, arm: Arm) -> None:
         """Make ready whatever the arm needs, so that a failure shows before its first generation."""

@@ -2,9 +2,9 @@
 
 To the worker: ``open`` (load, check, open the strategies), then ``cell`` after ``cell``; end of file means: end.
 
-From the worker, while it opens: ``say`` and ``warn`` (a line for the user), ``facts``, ``opening`` (an arm's index),
-``failed`` (that arm cannot be opened), and ``ready`` or ``refused`` (a user's error, in two parts). For each cell:
-``opening`` while it gets ready, ``turn`` where a generation begins, ``sample`` after each, ``done``.
+From the worker, while it opens: ``say`` and ``warn`` (a line for the user), ``arms``, ``opening`` (an arm's index),
+``failed`` (that arm cannot be opened), ``facts``, and ``ready`` or ``refused`` (a user's error, in two parts).
+For each cell: ``opening`` while it gets ready, ``turn`` where a generation begins, ``sample`` after each, ``done``.
 """
 
 from __future__ import annotations

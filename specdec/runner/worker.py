@@ -7,7 +7,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -62,7 +62,8 @@ class Server:
 
     Args:
         message: what the parent sent first: ``spec``, ``engine``, ``prompts``, ``strategies`` (label to the hash of its
-            file), ``open`` (whether to open every arm now, ``skip`` excepted), ``open_limit_s``.
+            file), ``skip`` (arms, by index, that cannot be opened), ``arms`` (null, or each arm's snapshots as an
+            earlier worker settled them), ``open_limit_s``.
         tell: sends a message to the parent.
     """
 
@@ -77,11 +78,16 @@ class Server:
         if {p.label: p.found.file_sha256 for p in planned} != message["strategies"]:
             raise SpecdecError("a strategy's file changed since the run began.", "Start a new run.")
         self.engine: AnyEngine = make_engine(message["engine"], self._spec, planned, lambda line: tell({"say": line}))
-        lengths = self.engine.fit(self._prompts)
-        tell({"facts": self._facts(lengths)})
         self._warm: set[int] = set()
-        if message["open"]:
-            self._open_all(set(message["skip"]))
+        self._unfit: set[int] = set(message["skip"])
+        if message["arms"] is None:
+            tell({"arms": [_arm_facts(a) for a in self.engine.arms]})
+            lengths = self.engine.fit(self._prompts, self._attempt)
+            tell({"facts": self._facts(lengths)})
+        else:  # another worker has opened everything and settled the arms: now each opens when its turn comes
+            settled = zip(self.engine.arms, message["arms"], strict=True)
+            self.engine.arms = [replace(arm, snapshots=snapshots) for arm, snapshots in settled]
+            self.engine.fit(self._prompts, lambda arm, action: None)
 
     def _facts(self, lengths: dict[str, int]) -> Message:
         engine = self.engine
@@ -94,28 +100,28 @@ class Server:
             "description": engine.description,
         }
 
-    def _open_all(self, skip: set[int]) -> None:
-        """Make each kind of context and open every strategy once: what cannot work here shows before anything runs.
+    def _attempt(self, arm: Arm, action: Callable[[], object]) -> None:
+        """Open something for an arm. A user's error ends the run; anything else costs the strategy's cells, unless it
+        is plain decoding that does not work."""
+        i = [a.key for a in self.engine.arms].index(arm.key)
+        if i in self._unfit:
+            return
+        try:
+            self._guarded(i, action)
+        except Exception as error:  # a strategy may raise anything
+            if isinstance(error, SpecdecError) and not isinstance(error, OutOfMemory):
+                raise
+            if arm.planned.label == "none":
+                raise
+            self._unfit.add(i)
+            self._tell({"failed": i, **_failure(error, "open() failed: ")})
 
-        A user's error ends the run. Anything else costs the strategy's cells, unless it is plain decoding's.
-        """
-        arms = self.engine.arms
-        for i in sorted(set(range(len(arms))) - skip, key=lambda i: (arms[i].snapshots, arms[i].hidden)):
-            try:
-                self._make_ready(i)
-            except Exception as error:  # a strategy may raise anything
-                if isinstance(error, SpecdecError) and not isinstance(error, OutOfMemory):
-                    raise
-                if arms[i].planned.label == "none":
-                    raise
-                self._tell({"failed": i, **_failure(error, "open() failed: ")})
-                self.engine.discard(arms[i])
-
-    def _make_ready(self, i: int) -> None:
+    def _guarded(self, i: int, action: Callable[[], object]) -> None:
+        """Do something for an arm within the time that opening may take, after saying so."""
         self._tell({"opening": i})
         time_limit(self._open_limit_s)
         try:
-            self.engine.ready(self.engine.arms[i])
+            action()
         finally:
             time_limit(0)
 
@@ -127,7 +133,7 @@ class Server:
         """
         arm, head, turn = self.engine.arms[order["arm"]], order["head"], 0
         try:
-            self._make_ready(order["arm"])
+            self._guarded(order["arm"], lambda: self.engine.ready(arm))
             if self._spec.warmup and not head["warmup"] and order["arm"] not in self._warm:
                 self._warm_up(order)
             self._warm.add(order["arm"])
@@ -171,8 +177,7 @@ class Server:
 
 
 def _arm_facts(arm: Arm) -> Message:
-    fields = ("rollback", "longest_draft", "snapshots", "hidden", "engine")
-    return {"strategy": arm.planned.label, **{f: getattr(arm, f) for f in fields}}
+    return {"strategy": arm.planned.label, **{f.name: getattr(arm, f.name) for f in fields(arm) if f.name != "planned"}}
 
 
 def _body(g: Generation) -> dict[str, Any]:
