@@ -1,8 +1,8 @@
 """Runs comparisons: cells in a balanced order, served by worker processes, stored one by one.
 
-``plan`` checks and lays out, ``order`` says what comes when, ``supervise`` hands cells to a worker process and replaces
-it where it is lost, ``process`` is that process seen from outside, ``worker`` and ``guard`` are its inside. The process
-that calls these functions never loads llama.cpp: whatever happens in there costs a cell.
+``plan`` checks and lays out, ``order`` says what comes when, ``supervise`` hands cells to a worker process, ``workers``
+starts and replaces it, ``process`` is one seen from outside, ``worker`` and ``guard`` are its inside. The process that
+calls these functions never loads llama.cpp: whatever happens in there costs a cell.
 """
 
 from specdec.runner.order import Cell, CellKey

@@ -12,7 +12,8 @@ from specdec.llama.gguf import Header, read_header
 from specdec.registry import Planned
 from specdec.runner.checks import check_headers, plan_strategies, unused_options
 from specdec.runner.order import Cell, order
-from specdec.runner.supervise import Facts, Job, Supervisor
+from specdec.runner.supervise import Supervisor
+from specdec.runner.workers import Facts, Job
 from specdec.spec import RunSpec
 from specdec.store import Sample
 from specdec.types import Prompt

@@ -15,6 +15,7 @@ from specdec.errors import SpecdecError
 from specdec.runner.order import WARMUP_TOKENS, Cell
 from specdec.runner.process import WorkerLost, WorkerProcess
 from specdec.runner.wire import Message
+from specdec.runner.workers import Facts, Job, Workers
 from specdec.store import Sample
 from specdec.types import Limits, Prompt
 
@@ -24,11 +25,9 @@ LOST = ("crashed", "out-of-memory", "timed out")
 PATIENCE = 3
 """So many lost workers in a row, and an arm is given up."""
 
-_RELOAD_AFTER_S = 3.0
-
 
 class Supervisor:
-    """One worker process at a time.
+    """Serves cells, whatever becomes of the processes that do the work.
 
     Args:
         job: the run.
