@@ -33,7 +33,9 @@ _START = (
 )
 """The parent's own import path is handed on: ``-m`` would put the current folder in front of it."""
 
-_POLL_S = 1.0
+_POLL_S = 0.25
+"""How often the worker's RAM is looked at: some 50 microseconds each time."""
+
 _GRACE_S = 5.0
 """The worker ends itself at its time limit, with tracebacks; so much later it is killed."""
 
