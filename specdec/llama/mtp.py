@@ -21,6 +21,7 @@ from specdec.llama.device_choice import DeviceChoice
 from specdec.llama.gguf import Header
 from specdec.llama.library import log, nextn
 from specdec.llama.model import LlamaModel
+from specdec.llama.target import context_error
 from specdec.llama.vocab import match_vocabularies
 from specdec.types import FloatArray, MemoryItem, TokenArray
 
@@ -155,7 +156,7 @@ class MtpContext:
         log.clear()
         self._context = L.llama_init_from_model(model.handle, params)
         if not self._context:
-            raise SpecdecError(f"mtp: no context for the MTP layer: {' '.join(log.text('error'))[:200]}.")
+            raise context_error(f"a context of {n_ctx} tokens for the MTP layer")
         self._buffers = buffers(log.text())
         self._nextn.llama_set_embeddings_nextn(self._context, True, _GRAPHS[model.header.architecture].picks)
         self._memory = L.llama_get_memory(self._context)
