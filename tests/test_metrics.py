@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from specdec.metrics import rows
-from specdec.stats import speed_ratio
 from specdec.store import Run, Sample
 from specdec.types import PHASES, Row
 
@@ -108,48 +106,3 @@ def test_different_texts_are_counted() -> None:
 def test_workloads_in_order_and_all_last() -> None:
     run = run_of(plain("a", 1, 1.0, workload="z"), plain("b", 1, 1.0, workload="y"))
     assert [r["workload"] for r in rows(run)] == ["z", "y", "all"]
-
-
-class TestStatistics:
-    def test_one_prompt_has_no_interval(self) -> None:
-        one = np.array([10.0])
-        got = speed_ratio(one, one / 2, one, one)
-        assert (got.value, got.low, got.high, got.verdict) == (2.0, None, None, "cannot tell")
-
-    @pytest.mark.parametrize(
-        ("factor", "noise", "n", "verdict"),
-        [
-            (1.3, 0.02, 20, "faster"),
-            (0.8, 0.02, 20, "slower"),
-            (1.0, 0.005, 20, "equal within 2 %"),
-            (1.0, 0.3, 10, "no difference shown"),
-            (1.3, 0.02, 3, "cannot tell"),
-        ],
-    )
-    def test_verdicts(self, factor: float, noise: float, n: int, verdict: str) -> None:
-        rng = np.random.default_rng(1)
-        tokens, base = np.full(n, 100.0), rng.uniform(1, 9, n)
-        seconds = base / factor * np.exp(noise * rng.standard_normal(n))
-        got = speed_ratio(tokens, seconds, tokens, base)
-        assert got.verdict == verdict
-        assert got.low is not None
-        assert got.high is not None
-        assert got.low <= got.value <= got.high
-
-    def test_prompts_of_very_different_speed_cancel(self) -> None:
-        """Paired: what a prompt does to both does not widen the interval."""
-        base = np.array([1.0, 100.0, 3.0, 50.0, 9.0, 70.0])
-        got = speed_ratio(np.full(6, 10.0), base / 1.1, np.full(6, 10.0), base)
-        assert got.low == pytest.approx(1.1)
-        assert got.high == pytest.approx(1.1)
-
-    def test_the_interval_covers(self) -> None:
-        """95 % intervals of a known ratio cover it in about 95 of 100 simulations."""
-        rng, covered = np.random.default_rng(3), 0
-        for _ in range(300):
-            base = rng.uniform(1, 9, 30)
-            seconds = base / 1.05 * np.exp(0.1 * rng.standard_normal(30))
-            got = speed_ratio(np.full(30, 50.0), seconds, np.full(30, 50.0), base)
-            # Speed is over sums of seconds: the known ratio is 1.05 over the mean of the noise.
-            covered += float(got.low or 0) <= 1.05 / np.exp(0.005) <= float(got.high or 9)
-        assert 0.88 <= covered / 300 <= 0.99
