@@ -8,9 +8,9 @@ A recorded file has one line a generation of a strategy that is plain decoding u
 
     y = prompt + launch + block of (prompt, launch) + generation + arm of a launch (+ what is planted)
 
-prompt levels, and whole blocks of residuals (what is left after the means of prompt and launch are taken off), are
-drawn from the recording, so bursts of other load and heavy tails stay as they were; the arms within a block change
-places at random, as they are the same strategy. The arm-of-a-launch effect (memory placement, say) is normal, with the
+Prompt levels, blocks and the rounds within a block (one generation of each arm, one after another) are drawn from the
+recording, so bursts of other load and heavy tails stay as they were; the arms within a round change places at random,
+as they are the same strategy. The arm-of-a-launch effect (memory placement, say) is normal, with the
 variance that the recording shows. Real strategies also gain more on one prompt than on another: ``--uneven`` adds that.
 """
 
@@ -21,7 +21,7 @@ import csv
 import math
 import sys
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,6 @@ from specdec.store import read_run
 
 Floats = npt.NDArray[np.float64]
 FIELDS = ("arm", "workload", "prompt", "launch", "repeat", "tokens", "seconds")
-WORKLOADS = 4
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Spread:
     """What a recording shows, on log(seconds a token).
 
     Args:
-        blocks: residuals of the generations of one prompt in one launch, all arms and repeats: a list of arrays.
+        blocks: residuals of the generations of one prompt in one launch, [rounds, arms] each.
         levels: log seconds a token of each prompt; tokens: how long its answers are.
         generation, block, launch_arm: standard deviations of the components (tables draw from launch_arm alone).
     """
@@ -65,10 +64,15 @@ def load(paths: list[Path]) -> Spread:
     levels = np.array([y[prompt == p].mean() for p in range(prompt.max() + 1)])
     rest = y - levels[prompt]
     rest -= np.array([rest[launch == x].mean() for x in range(launch.max() + 1)])[launch]
-    cells = [rest[(prompt == p) & (launch == x)] for p in range(prompt.max() + 1) for x in range(launch.max() + 1)]
-    cells = [c for c in cells if len(c) > 1]
+    repeat = np.unique([r["repeat"] for r in lines], return_inverse=True)[1]
+    cells = []
+    for p in range(prompt.max() + 1):
+        for x in range(launch.max() + 1):
+            rounds = [rest[(prompt == p) & (launch == x) & (repeat == r)] for r in range(repeat.max() + 1)]
+            whole = [r for r in rounds if len(r) == arm.max() + 1]
+            cells += [np.array(whole)] if whole else []
     within = float(np.mean([c.var(ddof=1) for c in cells]))
-    between = float(np.var([c.mean() for c in cells], ddof=1)) - within / float(np.mean([len(c) for c in cells]))
+    between = float(np.var([c.mean() for c in cells], ddof=1)) - within / float(np.mean([c.size for c in cells]))
     return Spread(
         blocks=cells,
         levels=levels,
@@ -101,43 +105,40 @@ class Table:
     repeats: int = 1
     speeds: tuple[float, ...] = (1.0, 1.0)
     uneven: float = 0.0
+    workloads: int = 4
 
 
 def simulate(spread: Spread, table: Table, rng: np.random.Generator) -> list[tuple[int, str, str]]:
     """One table: (arm, workload or ``all``, verdict) of each row that is not the baseline's."""
     n, arms = table.prompts, len(table.speeds) + 1
     chosen = rng.integers(len(spread.levels), size=n)
-    strata = [f"w{i % WORKLOADS}" for i in range(n)]
-    noise = np.stack(
-        [
-            np.stack([_block(spread, arms * table.repeats, rng).reshape(arms, -1) for _ in range(n)])
-            for _ in range(table.launches)
-        ],
-        axis=1,
-    )  # [prompts, launches, arms, repeats]
-    noise = noise + rng.normal(0, spread.launch_arm, (1, table.launches, arms, 1))
+    strata = [f"w{i % table.workloads}" for i in range(n)]
+    noise = np.array([[_cell(spread, arms, table.repeats, rng) for _ in range(table.launches)] for _ in range(n)])
+    noise += rng.normal(0, spread.launch_arm, (1, table.launches, arms, 1))  # [prompts, launches, arms, repeats]
     gain = np.log([1.0, *table.speeds]) + rng.normal(0, table.uneven, (n, arms)) * ([0.0] + [1.0] * (arms - 1))
     rates = np.exp(spread.levels[chosen][:, None, None, None] + noise - gain[:, None, :, None])
-    tokens = np.broadcast_to(spread.tokens[chosen][:, None, None, None], rates.shape)
-    work, seconds = tokens.sum(axis=-1), (tokens * rates).sum(axis=-1)
+    seconds = np.moveaxis(rates, 2, 3).reshape(n, -1, arms) * spread.tokens[chosen][:, None, None]
+    tokens = np.broadcast_to(spread.tokens[chosen][:, None], seconds.shape[:2])
+    launch = [x for x in range(table.launches) for _ in range(table.repeats)]
     rows = []
     for a in range(1, arms):
-        parts = np.stack([work[:, :, a], seconds[:, :, a], work[:, :, 0], seconds[:, :, 0]], axis=-1)
+        parts = np.stack([tokens, seconds[..., a], tokens, seconds[..., 0]], axis=-1)
         for workload in (*dict.fromkeys(strata), "all"):
             keep = np.array([workload in (s, "all") for s in strata])
-            rows.append(
-                (a, workload, estimate(Pairs(parts[keep], [s for s, k in zip(strata, keep, strict=True) if k])))
-            )
+            rows.append((a, workload, estimate(Pairs(parts[keep], list(np.array(strata)[keep]), launch))))
     verdicts = judge([e for *_, e in rows])
     return [(a, w, v.text if v else "") for (a, w, _), v in zip(rows, verdicts, strict=True)]
 
 
-def _block(spread: Spread, size: int, rng: np.random.Generator) -> Floats:
-    """Residuals of ``size`` generations that ran one after another, in random order."""
-    drawn: list[Floats] = []
-    while sum(map(len, drawn)) < size:
-        drawn.append(rng.permutation(spread.blocks[rng.integers(len(spread.blocks))]))
-    return np.concatenate(drawn)[:size]
+def _cell(spread: Spread, arms: int, repeats: int, rng: np.random.Generator) -> Floats:
+    """Residuals of one prompt in one launch, [arms, repeats]: one recorded block, its rounds drawn and their arms mixed.
+
+    More arms than were recorded take further rounds of the same block.
+    """
+    block = spread.blocks[rng.integers(len(spread.blocks))]
+    each = -(-arms // block.shape[1])
+    rounds = block[rng.integers(len(block), size=repeats * each)]
+    return rng.permuted(rounds, axis=1).reshape(repeats, -1)[:, :arms].T
 
 
 def false_tables(spread: Spread, table: Table, tables: int, seed: int = 0) -> tuple[int, Counter[str]]:
@@ -180,13 +181,23 @@ def report(path: Path, tables: int, seed: int) -> None:
     print(f"{path.name}: {len(s.levels)} prompts, {s.arms} arms, {s.launches} launches")
     print(
         f"  spread of seconds a token: generation {s.generation:.1%}, prompt in a launch {s.block:.1%},"
-        f" arm of a launch {s.launch_arm:.2%}; median |generation| {np.median(np.abs(np.concatenate(s.blocks))):.1%}"
+        f" arm of a launch {s.launch_arm:.2%}; median |generation| {np.median([abs(c - c.mean()) for c in s.blocks]):.1%}"
     )
-    for prompts, launches, arms in ((20, 1, 2), (40, 3, 2), (40, 3, 6), (20, 3, 2)):
-        wrong, said = false_tables(s, Table(prompts, launches, 1, (1.0,) * arms), tables, seed)
+    for prompts, launches, arms, workloads in (
+        (5, 1, 1, 1),
+        (20, 1, 2, 4),
+        (20, 3, 2, 4),
+        (40, 3, 2, 4),
+        (40, 3, 6, 4),
+    ):
+        shape = Table(prompts, launches, 1, (1.0,) * arms, workloads=workloads)
+        wrong, said = false_tables(s, shape, tables, seed)
         shares = ", ".join(f"{text} {n / said.total():.1%}" for text, n in said.most_common())
-        print(f"  against itself, {prompts} prompts, {launches} launches, {arms} arms: {wrong} of {tables} tables say"
-              f" something false ({shares})")  # fmt: skip
+        print(f"  against itself, {prompts} prompts in {workloads} workloads, {launches} launches, {arms} arms:"
+              f" {wrong} of {tables} tables say something false ({shares})")  # fmt: skip
+    moved = replace(s, launch_arm=0.01)
+    wrong, _ = false_tables(moved, Table(), tables, seed)
+    print(f"  the same, 40 prompts, 3 launches, 2 arms, and launches that move each arm by 1 %: {wrong} of {tables}")
     wrong, _ = false_tables(s, Table(40, 3, 3, (1.021, 0.979)), tables, seed)
     print(
         f"  2.1 % apart, 40 prompts, 3 launches, 3 repeats: {wrong} of {tables} tables call it equal or the wrong way"

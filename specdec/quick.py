@@ -6,11 +6,10 @@ Two questions, each answered to within a margin (2 %), so that each has an end:
 2. On or off? ``on`` once the best arm is shown to be faster than plain decoding; ``off`` once none is left that could
    be more than the margin faster.
 
-Looking again and again makes false answers likelier, so the error is spent over the looks: looks are made at 5, 6, 7,
-8, 10, 12 ... prompts; the k-th may err with 6 / (pi k)^2 of the whole error, which adds up to 1 over any number of
-looks, divided by the answers that a look may get wrong (arms + 2). By the union bound all answers are right, to within
-the margin, with probability 1 - error at least, whenever the run stops. The p-values are those of the tables
-(specdec.stats): Student's t over prompts.
+Looking again and again makes false answers likelier, so the error (0.1) is spent over the looks: they are made at 5, 7,
+10, 15, 22, 33 ... prompts, and each may err with an equal share, divided by the answers that a look may get wrong
+(arms + 2). By the union bound all answers are right, to within the margin, with probability 1 - error at least, whenever
+the run stops. The p-values are those of the tables (specdec.stats): Student's t over prompts.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -29,9 +28,10 @@ ArmKey = tuple[str, str]
 """Strategy label, way of rolling back."""
 
 BASELINE: ArmKey = ("none", "auto")
-ERROR = 0.05
+ERROR = 0.10
 MARGIN = 0.02
-_GROWTH = 1.25
+FAIR = 0.25
+_GROWTH = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,7 @@ class Decision:
         best: the fastest arm so far (the baseline if nothing is faster); settled if ``best_settled``.
         dropped: arms shown not to be more than the margin faster than the best, and after how many prompts.
         speedups: of every arm against plain decoding at its last look.
+        p_on: p-value against "the best is no faster than plain decoding" at the last look, times the number of arms.
         stopped: why no more cells come: ``settled``, ``out of prompts``, ``out of time``; None while it goes on.
     """
 
@@ -61,7 +62,14 @@ class Decision:
     best_settled: bool
     dropped: Mapping[ArmKey, int] = field(default_factory=dict)
     speedups: Mapping[ArmKey, float] = field(default_factory=dict)
+    p_on: float = 1.0
     stopped: str | None = None
+
+    @property
+    def likely_on(self) -> bool:
+        """On or off where the time ended first: on where the evidence for a gain is fair (the leader of several arms
+        looks faster than it is, and speculation costs memory)."""
+        return self.p_on <= FAIR if self.on is None else self.on
 
     @property
     def line(self) -> str:
@@ -75,7 +83,8 @@ class Decision:
         if self.on:
             left = f"; which strategy is best is not settled ({name} leads)"
             return f"On: {name} is {gain:.2f}x of plain decoding after {n} prompts{left}."
-        return f"Not settled after {n} prompts ({self.stopped or 'going on'}): {name} leads with {gain:.2f}x."
+        lean = "on" if self.likely_on else "off"
+        return f"Not settled after {n} prompts ({self.stopped or 'going on'}), likelier {lean}: {name} leads with {gain:.2f}x."
 
 
 class QuickPlan:
@@ -95,6 +104,7 @@ class QuickPlan:
             raise ValueError(f"{BASELINE} must be one of the arms")
         self._arms, self._error = list(arms), error
         self._prompts = _in_turn(prompts)
+        self._known: dict[bytes, Estimate] = {}  # earlier looks need no second computation
 
     def next_cells(self, samples: Iterable[Sample], seconds_left: float = math.inf) -> tuple[QuickCell, ...]:
         """The cells of the next prompt, or of one that is not complete; empty: stop.
@@ -103,7 +113,7 @@ class QuickPlan:
             samples: of this run so far, in any order.
             seconds_left: a prompt that would take longer, by the arms' mean time so far, is not begun.
         """
-        taken = _Taken(samples)
+        taken = _Taken(samples, self._known)
         decision = self._decide(taken)
         if decision.stopped == "settled":
             return ()
@@ -120,11 +130,11 @@ class QuickPlan:
     def decide(self, samples: Iterable[Sample], seconds_left: float = math.inf) -> Decision:
         """What is settled, and why it stops if it does."""
         samples = list(samples)
-        decision = self._decide(_Taken(samples))
+        decision = self._decide(_Taken(samples, self._known))
         if decision.stopped is None and not self.next_cells(samples, seconds_left):
             done = {s["prompt"] for s in samples if not s["warmup"]}
             reason = "out of prompts" if done >= {p for p, _ in self._prompts} else "out of time"
-            return Decision(**{f: getattr(decision, f) for f in decision.__slots__ if f != "stopped"}, stopped=reason)
+            return replace(decision, stopped=reason)
         return decision
 
     def _decide(self, taken: _Taken) -> Decision:
@@ -132,16 +142,19 @@ class QuickPlan:
         dropped: dict[ArmKey, int] = {}
         on: bool | None = None
         best, speedups, last = BASELINE, dict[ArmKey, float](), 0
+        p_on = 1.0
         rivals = [a for a in self._arms if a != BASELINE and a not in taken.broken]
-        for k, n in enumerate(_looks(len(self._prompts)), 1):
+        looks = _looks(len(self._prompts))
+        for n in looks:
             alive = [a for a in rivals if a not in dropped]
             shared = [p for p in self._prompts if all((a, p[0]) in taken.cells for a in [BASELINE, *alive])]
             if len(shared) < n or not alive:
                 break
-            last, alpha = n, self._error * 6 / (math.pi * k) ** 2 / (len(rivals) + 2)
+            last, alpha = n, self._error / len(looks) / (len(rivals) + 2)
             against = {a: taken.ratio(a, BASELINE, shared[:n]) for a in alive}
             speedups |= {a: e.value for a, e in against.items()}
             best = max(alive, key=lambda a: against[a].value)
+            p_on = min(1.0, len(rivals) * against[best].p_above(1.0))
             for a in alive:
                 if a != best and taken.ratio(a, best, shared[:n]).p_below(1 + MARGIN) <= alpha:
                     dropped[a] = n
@@ -151,15 +164,16 @@ class QuickPlan:
                 on, best = False, BASELINE
             left = [a for a in rivals if a not in dropped]
             if on is False or (on and len(left) == 1):
-                return Decision(n, on, best, True, dropped, speedups, "settled")
+                return Decision(n, on, best, True, dropped, speedups, p_on, "settled")
         left = [a for a in rivals if a not in dropped]
-        return Decision(last, on, best, bool(rivals) and len(left) == 1, dropped, speedups, None)
+        return Decision(last, on, best, last > 0 and len(left) == 1, dropped, speedups, p_on)
 
 
 class _Taken:
     """Samples by arm and prompt: tokens and seconds, added up over turns."""
 
-    def __init__(self, samples: Iterable[Sample]) -> None:
+    def __init__(self, samples: Iterable[Sample], known: dict[bytes, Estimate]) -> None:
+        self._known = known
         self.cells: dict[tuple[ArmKey, str], tuple[float, float]] = {}
         self.tried: set[tuple[ArmKey, str]] = set()
         self.latest: str | None = None
@@ -190,7 +204,10 @@ class _Taken:
 
     def ratio(self, arm: ArmKey, base: ArmKey, prompts: Sequence[tuple[str, str]]) -> Estimate:
         parts = np.array([[[*self.cells[arm, p], *self.cells[base, p]]] for p, _ in prompts], np.float64)
-        return estimate(Pairs(parts, [w for _, w in prompts]))
+        key = parts.tobytes()
+        if key not in self._known:
+            self._known[key] = estimate(Pairs(parts, [w for _, w in prompts]))
+        return self._known[key]
 
 
 def _in_turn(prompts: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

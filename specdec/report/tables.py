@@ -194,8 +194,8 @@ def _explained(table: list[Row]) -> list[str]:
     return [
         "speedup: sum of tokens / sum of seconds against `none` on the same n prompts; mean: geometric, of the prompts'.",
         f"95 %: of the speedup, row by row; verdicts allow for the table's {compared} comparisons (docs/verdicts.md).",
-        "AL: mean acceptance length, tokens emitted per target pass over all steps, bonus token included; break-even: the AL"
-        " that pays for a step; costs of a step in plain tokens, C(n): a target pass over n tokens against one over 1.",
+        "AL: mean acceptance length, tokens emitted per target pass over all steps, bonus token included; break-even: the"
+        " AL that pays for a step; costs of a step in plain tokens, C(n): a target pass over n tokens against one over 1.",
     ]
 
 

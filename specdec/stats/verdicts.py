@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from specdec.stats.estimate import Estimate
+from specdec.stats.bootstrap import Estimate
 
 FALSE_DISCOVERIES = 0.05
 """Of the verdicts faster, slower (and, apart, equal) in a table, the expected share that is false is at most this."""

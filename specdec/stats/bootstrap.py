@@ -1,7 +1,8 @@
 """A speedup and how sure it is: cluster bootstrap over prompts, Student's t, the launches' own variance.
 
-The speedup is a ratio of sums; its error is taken on the logarithm, where a ratio and its reciprocal are alike.
-Prompts are the clusters: all repeats, turns and launches of a prompt stay together (Davison & Hinkley 1997, 3.8; Field
+The speedup is a ratio of sums over the prompts, each with its typical round (specdec.stats.pairs); its error is taken on
+the logarithm, where a ratio and its reciprocal are alike. Prompts are the clusters: all repeats, turns and launches of
+a prompt stay together (Davison & Hinkley 1997, 3.8; Field
 & Welsh, JRSS B 69, 2007). They are resampled within their workload, n-1 of n with rescaled weights (Rao & Wu, JASA 83,
 1988), which makes the bootstrap's variance unbiased for few prompts; the interval is value times exp(-+ t * error), t
 with the degrees of freedom of that variance (Satterthwaite 1946). A percentile interval of 5 prompts would cover 84 %.
@@ -21,6 +22,9 @@ from specdec.stats.pairs import Floats, Pairs
 
 RESAMPLES = 2000
 LEVEL = 0.95
+LAUNCHES_DIFFER = 0.10
+"""Below this p-value launches are taken to differ, and their variance enters the error. Adding it always, however small,
+would leave 3 launches with 2 degrees of freedom; never adding it would hide what a process does to a strategy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,7 @@ class Estimate:
     """A ratio of speeds with its standard error.
 
     Args:
-        value: sum of tokens over sum of seconds, ours over the baseline's.
+        value: sum of tokens over sum of seconds, ours over the baseline's, a typical round of each prompt.
         mean: geometric mean of the prompts' own ratios; only the geometric mean of A over B is the reciprocal of B over A.
         log_error, mean_log_error: standard errors of their logarithms; None where one prompt is all there is.
         freedom: degrees of freedom of the errors.
@@ -81,13 +85,13 @@ def estimate(pairs: Pairs, seed: int = 0, extra: Sequence[LaunchSpread] = ()) ->
     """The speedup over these pairs, with its error.
 
     Args:
-        pairs: what both sides did.
+        pairs: what both sides did; or [prompts, 1, 8], a typical round of two such pairs: the ratio of their ratios.
         seed: of the resampling.
         extra: variance from launch to launch that the pairs do not hold themselves (two runs: each has its own).
     """
-    by_prompt = pairs.parts.sum(axis=1)
+    by_prompt = pairs.by_prompt() if pairs.parts.shape[-1] == 4 else pairs.parts[:, 0]
     value, mean = float(np.exp(_log_ratio(by_prompt.sum(axis=0)))), float(np.exp(_log_ratio(by_prompt).mean()))
-    n, launches = len(by_prompt), pairs.parts.shape[1]
+    n, launches = len(by_prompt), pairs.launches
     if n < 2:
         return Estimate(value, mean, None, None, 0.0, n, launches, None)
     groups = _groups(pairs)
@@ -95,7 +99,7 @@ def estimate(pairs: Pairs, seed: int = 0, extra: Sequence[LaunchSpread] = ()) ->
     order = np.concatenate(groups)
     variance = float(_log_ratio(weights @ by_prompt[order]).var(ddof=1))
     mean_variance = float((weights @ _log_ratio(by_prompt)[order] / n).var(ddof=1))
-    own = launch_spread(pairs.parts)
+    own = launch_spread(pairs.by_launch()) if launches > 1 else None
     spreads = [*([own] if own else []), *extra]
     added = sum(s.variance / s.launches for s in spreads)
     freedom = _satterthwaite(variance, _freedom(by_prompt, groups), spreads)
@@ -109,7 +113,7 @@ class LaunchSpread:
     """How much the log of a ratio varies from launch to launch.
 
     Args:
-        variance: beyond what the generations' own spread explains, at least 0.
+        variance: beyond what the generations' own spread explains; 0 where they explain it (F test at LAUNCHES_DIFFER).
         raw: all of it.
         launches: how many there were.
     """
@@ -121,6 +125,8 @@ class LaunchSpread:
 
 def launch_spread(parts: Floats) -> LaunchSpread | None:
     """From the prompts that every launch has, [prompts, launches, columns] as in ``Pairs``; None below 2 of either."""
+    from scipy.special import fdtrc
+
     whole = parts[(parts[..., 1] > 0).all(axis=1)]
     prompts, launches = whole.shape[:2]
     if launches < 2 or prompts < 2:
@@ -129,7 +135,11 @@ def launch_spread(parts: Floats) -> LaunchSpread | None:
     raw = float(influence.sum(axis=0).var(ddof=1))
     rest = influence - influence.mean(axis=1, keepdims=True) - influence.mean(axis=0) + influence.mean()
     noise = prompts * float((rest**2).sum()) / ((prompts - 1) * (launches - 1))
-    return LaunchSpread(max(0.0, raw - noise), raw, launches)
+    freedom = float(launches - 1)
+    beyond = (
+        raw > noise and fdtrc(freedom, freedom * (prompts - 1), raw / noise) < LAUNCHES_DIFFER if noise else raw > 0
+    )
+    return LaunchSpread(raw - noise if beyond else 0.0, raw, launches)
 
 
 def _satterthwaite(variance: float, freedom: float, spreads: Sequence[LaunchSpread]) -> float:
