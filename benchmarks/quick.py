@@ -2,11 +2,12 @@
 
 python benchmarks/quick.py results/reference/spread-mtp.csv
 
-The recording has `none` and several draft lengths on the same prompts (benchmarks/verdicts.py record). A trial draws
-prompts in a random order (``--resample``: with replacement, up to 40), takes one recorded generation of each cell, and runs ``QuickPlan`` until it stops. The full run is the whole
-recording. Agreement: on/off is the same (the likelier answer, where the time ended before it was settled), and the arm
-chosen is not more than 2 % slower in the full run than the best there. Time: the recorded seconds, scaled so that plain decoding makes 20 tokens a second, and cut
-to 64 tokens an answer. ``--planted`` makes all draft arms faster by a factor: the recording's own gains may be one-sided.
+The recording has `none` and several draft lengths on the same prompts (benchmarks/verdicts.py record). A trial puts
+the prompts into a random order, takes one recorded generation of each cell, and runs ``QuickPlan`` until it stops. The
+full run is the whole recording. Agreement: on/off is the same (the likelier answer, where the time ended before it was
+settled), and the arm chosen is not more than 2 % slower in the full run than the best there. Time: the recorded
+seconds, scaled so that plain decoding makes 20 tokens a second, for answers of 64 tokens. What was recorded may be
+one-sided, so the draft arms are also made slower or faster by planted factors.
 """
 
 from __future__ import annotations
@@ -95,8 +96,8 @@ def main() -> None:
             why[decision.stopped] += 1
         arms = ", ".join(f"{a[0]} {v:.2f}" for a, v in speed.items())
         print(f"draft arms x {planted}: full run says {'on' if on else 'off'} ({arms})")
-        print(f"  quick agrees in {agree} of {args.trials} (the very same arm in {same}; settled wrongly in {wrong});"
-              f" {np.median(times):.0f} s in the median, {np.quantile(times, 0.9):.0f} s in 9 of 10; {dict(why)}")  # fmt: skip
+        print(f"  quick agrees in {agree} of {args.trials} (the very same arm in {same}; settled wrongly in {wrong});")
+        print(f"  {np.median(times):.0f} s in the median, {np.quantile(times, 0.9):.0f} s in 9 of 10; {dict(why)}")
 
 
 if __name__ == "__main__":

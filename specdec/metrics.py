@@ -6,6 +6,7 @@ Everything is derived on reading; undefined is None. Warm-ups and failures never
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -97,8 +98,8 @@ def _status(strategy: str, group: Group, ok: Group, drafted: int) -> str:
 
 def _counts(ok: Group) -> dict[str, Any]:
     """Counters over all steps of all generations."""
-    drafted = np.array([d for s in ok for d in s["steps"]["drafted"]], np.int64)
-    accepted = np.array([a for s in ok for a in s["steps"]["accepted"]], np.int64)
+    drafted = np.array([*chain.from_iterable(s["steps"]["drafted"] for s in ok)], np.int64)
+    accepted = np.array([*chain.from_iterable(s["steps"]["accepted"] for s in ok)], np.int64)
     drafting = drafted > 0
     steps, n_drafted, n_accepted = len(drafted), int(drafted.sum()), int(accepted.sum())
     return {
@@ -114,7 +115,13 @@ def _counts(ok: Group) -> dict[str, Any]:
         "conditional_acceptance": _conditional(drafted, accepted),
         "accepted_lengths": np.bincount(accepted[drafting]).tolist() if drafting.any() else [],
         "drafted_by": dict(
-            Counter(n for s in ok for n, d in zip(s["steps"]["note"], s["steps"]["drafted"], strict=True) if n and d)
+            Counter(
+                n
+                for s in ok
+                if any(s["steps"]["note"])
+                for n, d in zip(s["steps"]["note"], s["steps"]["drafted"], strict=True)
+                if n and d
+            )
         ),
     }
 

@@ -83,8 +83,8 @@ class Decision:
         if self.on:
             left = f"; which strategy is best is not settled ({name} leads)"
             return f"On: {name} is {gain:.2f}x of plain decoding after {n} prompts{left}."
-        lean = "on" if self.likely_on else "off"
-        return f"Not settled after {n} prompts ({self.stopped or 'going on'}), likelier {lean}: {name} leads with {gain:.2f}x."
+        lean, why = "on" if self.likely_on else "off", self.stopped or "going on"
+        return f"Not settled after {n} prompts ({why}), likelier {lean}: {name} leads with {gain:.2f}x."
 
 
 class QuickPlan:

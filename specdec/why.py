@@ -11,6 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -135,7 +136,7 @@ def _inactive(rows: Sequence[Row]) -> Iterable[str]:
 def _steps(samples: Sequence[Sample]) -> dict[str, Any]:
     """Per-step arrays of all these generations, one after another."""
     names = ("drafted", "accepted", "wall_us", "verify_us")
-    return {k: np.array([x for s in samples for x in s["steps"][k]], np.int64) for k in names}
+    return {k: np.array([*chain.from_iterable(s["steps"][k] for s in samples)], np.int64) for k in names}
 
 
 def _verify_cost(n: int, base: dict[str, Any], mine: dict[str, Any], costs: Costs | None) -> float | None:

@@ -81,16 +81,16 @@ def pair_generations(side: Iterable[Sample], base: Iterable[Sample], clock: str)
         clock: which time counts: ``generation_s`` or ``end_to_end_s``.
     """
     theirs = {cell_of(s): s for s in base}
-    sums: dict[tuple[str, str], dict[tuple[int, int], Floats]] = {}
+    sums: dict[tuple[str, str], dict[tuple[int, int], list[float]]] = {}
     for s in side:
         b = theirs.get(cell_of(s))
         if b is not None and s[clock] > 0 and b[clock] > 0:
-            pair = np.array([len(s["token_ids"]), s[clock], len(b["token_ids"]), b[clock]], np.float64)
+            pair = [len(s["token_ids"]), s[clock], len(b["token_ids"]), b[clock]]
             rounds = sums.setdefault((s["workload"], s["prompt"]), {})
             key = s.get("launch", 0), s["repeat"]
-            rounds[key] = rounds.get(key, np.zeros(4)) + pair
+            rounds[key] = [x + y for x, y in zip(rounds[key], pair, strict=True)] if key in rounds else pair
     if not sums:
         return None
     keys = sorted({key for rounds in sums.values() for key in rounds})
-    parts = np.array([[rounds.get(key, np.zeros(4)) for key in keys] for rounds in sums.values()])
+    parts = np.array([[rounds.get(key, [0.0] * 4) for key in keys] for rounds in sums.values()], np.float64)
     return Pairs(parts, [workload for workload, _ in sums], [launch for launch, _ in keys])
