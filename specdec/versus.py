@@ -19,6 +19,7 @@ from specdec.errors import SpecdecError
 from specdec.metrics import ALL, BASELINE, ENGINE, Arm, arm_of, arms_of
 from specdec.stats import Estimate, Pairs, estimate, judge, launch_spread
 from specdec.stats.pairs import Floats
+from specdec.stats.verdicts import CANNOT_TELL
 from specdec.store import Run, Sample
 from specdec.types import Row
 from specdec.why import setting_line
@@ -59,10 +60,10 @@ def versus(a: Run, b: Run, allow_differences: bool = False) -> Versus:
     arms = [arm for arm in arms_of(a) if arm in arms_of(b)]
     if not arms:
         raise SpecdecError(f"{a.id} and {b.id} share no strategy.", "Compare runs that have one in common.")
-    table, ratios = _table(a, arms, mine, theirs)
-    lines = _lines(a, b, settings, table, ratios)
+    found = _table(a, arms, mine, theirs)
+    lines = _lines(a, b, settings, found)
     only = [sorted(_names(x) - _names(y)) for x, y in ((a, b), (b, a))]
-    return Versus(a, b, table, settings, environment_differences(a, b), only[0], only[1], lines)
+    return Versus(a, b, [f.row for f in found], settings, environment_differences(a, b), only[0], only[1], lines)
 
 
 Rounds = dict[tuple[int, int], Floats]
@@ -88,61 +89,69 @@ def _generations(run: Run) -> Generations:
     return out
 
 
-def _table(a: Run, arms: list[Arm], mine: Generations, theirs: Generations) -> tuple[list[Row], list[Estimate | None]]:
-    workloads = [*dict.fromkeys(p["workload"] for p in a.meta["prompts"]), ALL]
-    table: list[Row] = []
-    ratios: list[Estimate | None] = []
-    for workload in workloads:
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A row, and the estimates whose verdicts depend on the whole table: of the speeds, of the speedups."""
+
+    row: Row
+    speed: Estimate
+    speedup: Estimate | None
+
+
+def _table(a: Run, arms: list[Arm], mine: Generations, theirs: Generations) -> list[_Found]:
+    found = []
+    for workload in (*dict.fromkeys(p["workload"] for p in a.meta["prompts"]), ALL):
         for arm in arms:
-            prompts = [(p, w) for x, p, w in mine if x == arm and w in (workload, w if workload == ALL else "")]
+            prompts = [(p, w) for x, p, w in mine if x == arm and workload in (w, ALL)]
             prompts = [k for k in prompts if _key(arm, k) in theirs]
-            if not prompts:
-                continue
-            row, ratio = _row(arm, workload, prompts, mine, theirs)
-            table.append(row)
-            ratios.append(ratio)
-    for row, verdict in zip(table, judge(ratios), strict=True):
-        row["verdict"] = verdict and verdict.text
-        row["p_value"], row["p_corrected"] = (verdict.p, verdict.p_corrected) if verdict else (None, None)
-    return table, ratios
+            if prompts:
+                found.append(_row(arm, workload, prompts, mine, theirs))
+    # One launch says nothing of the next, and nothing cancels between two runs: no verdict on their speeds.
+    launched = [f.speed if f.row["launches"] > 1 else None for f in found]
+    for f, verdict, relative in zip(found, judge(launched), judge([f.speedup for f in found]), strict=True):
+        f.row["verdict"] = verdict.text if verdict else CANNOT_TELL
+        f.row["p_value"], f.row["p_corrected"] = (verdict.p, verdict.p_corrected) if verdict else (None, None)
+        f.row["speedup_verdict"] = relative and relative.text
+    return found
 
 
-def _row(
-    arm: Arm, workload: str, prompts: list[tuple[str, str]], mine: Generations, theirs: Generations
-) -> tuple[Row, Estimate]:
+def _row(arm: Arm, workload: str, prompts: list[tuple[str, str]], mine: Generations, theirs: Generations) -> _Found:
     sides = [_pairs(run, arm, None, prompts) for run in (mine, theirs)]
     of_a, of_b = (side.by_prompt()[:, :2] for side in sides)
-    spreads = [s for side in sides if (s := launch_spread(side.by_launch()))]
+    spreads = [s for side in sides if (s := launch_spread(side.by_launch(), level=1.0))]
     ratio = estimate(Pairs(np.concatenate([of_b, of_a], axis=1)[:, None], sides[0].strata), extra=spreads)
     low, high = ratio.interval() or (None, None)
     row: Row = {
         "engine": arm[0], "strategy": arm[1], "rollback": arm[2], "workload": workload, "prompts": len(prompts),
+        "launches": min(side.launches for side in sides),
         "tok_s_a": float(of_a[:, 0].sum() / of_a[:, 1].sum()), "tok_s_b": float(of_b[:, 0].sum() / of_b[:, 1].sum()),
         "ratio": ratio.value, "ratio_low": low, "ratio_high": high, "mean_ratio": ratio.mean,
         "between_launches": ratio.between_launches,
     }  # fmt: skip
-    return row | _against_plain(arm, prompts, mine, theirs), ratio
+    relative, speedup = _against_plain(arm, prompts, mine, theirs)
+    return _Found(row | relative, ratio, speedup)
 
 
-def _against_plain(arm: Arm, prompts: list[tuple[str, str]], mine: Generations, theirs: Generations) -> Row:
+def _against_plain(
+    arm: Arm, prompts: list[tuple[str, str]], mine: Generations, theirs: Generations
+) -> tuple[Row, Estimate | None]:
     """B's speedup over A's, each against plain decoding of its own run: what the machines do to both cancels."""
     plain = (arm[0], BASELINE, "auto")
     both = [
         k
         for k in prompts
-        if all(
-            _key(plain, k) in run and run[_key(plain, k)].keys() & run[_key(arm, k)].keys() for run in (mine, theirs)
-        )
+        if all(run.get(_key(plain, k), {}).keys() & run[_key(arm, k)].keys() for run in (mine, theirs))
     ]
-    empty = dict.fromkeys(("speedup_a", "speedup_b", "speedup_ratio", "speedup_ratio_low", "speedup_ratio_high"))
+    names = ("speedup_a", "speedup_b", "speedup_ratio", "speedup_ratio_low", "speedup_ratio_high")
     if arm == plain or not both:
-        return empty
+        return dict.fromkeys(names), None
     sides = [_pairs(run, arm, plain, both) for run in (mine, theirs)]
     of_a, of_b = (side.by_prompt() for side in sides)
-    ratio = estimate(Pairs(np.concatenate([of_b, of_a], axis=1)[:, None], sides[0].strata))
+    spreads = [s for side in sides if (s := launch_spread(side.by_launch()))]
+    ratio = estimate(Pairs(np.concatenate([of_b, of_a], axis=1)[:, None], sides[0].strata), extra=spreads)
     low, high = ratio.interval() or (None, None)
-    speedups = (estimate(side).value for side in sides)
-    return dict(zip(empty, (*speedups, ratio.value, low, high), strict=True))
+    values = (*(estimate(side).value for side in sides), ratio.value, low, high)
+    return dict(zip(names, values, strict=True)), ratio
 
 
 def _key(arm: Arm, prompt: tuple[str, str]) -> tuple[Arm, str, str]:
@@ -168,19 +177,18 @@ def _names(run: Run) -> set[str]:
     return arms | {f"prompt {p['id']}" for p in run.meta["prompts"]}
 
 
-def _lines(
-    a: Run, b: Run, settings: Sequence[Difference], table: list[Row], ratios: list[Estimate | None]
-) -> list[str]:
+def _lines(a: Run, b: Run, settings: Sequence[Difference], found: Sequence[_Found]) -> list[str]:
     lines = []
     few = [run.id for run in (a, b) if len({s.get("launch", 0) for s in run.samples}) < 2]
     if few:
         lines.append(
-            f"One launch alone in {' and '.join(dict.fromkeys(few))}: what changes from one process, hour or temperature to"
-            " the next is not in the interval. Settle it: run both with --launches 3."
+            f"One launch alone in {' and '.join(dict.fromkeys(few))}: what changes from one process, hour or temperature"
+            " to the next is not in the first table's intervals, and there is no verdict on B/A. Settle it: run both with"
+            " --launches 3."
         )
     if len(settings) == 1 and not isinstance(settings[0].a, list | dict | str):
-        whole = [(r, e) for r, e in zip(table, ratios, strict=True) if r["workload"] == ALL and e]
-        lines += [s for r, e in whole if (s := _setting(settings[0], r, e))]
+        whole = [f for f in found if f.row["workload"] == ALL]
+        lines += [s for f in whole if (s := _setting(settings[0], f.row, f.speed))]
     return lines
 
 

@@ -123,8 +123,12 @@ class LaunchSpread:
     launches: int
 
 
-def launch_spread(parts: Floats) -> LaunchSpread | None:
-    """From the prompts that every launch has, [prompts, launches, columns] as in ``Pairs``; None below 2 of either."""
+def launch_spread(parts: Floats, level: float = LAUNCHES_DIFFER) -> LaunchSpread | None:
+    """From the prompts that every launch has, [prompts, launches, columns] as in ``Pairs``; None below 2 of either.
+
+    Args:
+        level: p-value below which launches are taken to differ; 1 where the sides did not run in turns.
+    """
     from scipy.special import fdtrc
 
     whole = parts[(parts[..., 1] > 0).all(axis=1)]
@@ -136,9 +140,7 @@ def launch_spread(parts: Floats) -> LaunchSpread | None:
     rest = influence - influence.mean(axis=1, keepdims=True) - influence.mean(axis=0) + influence.mean()
     noise = prompts * float((rest**2).sum()) / ((prompts - 1) * (launches - 1))
     freedom = float(launches - 1)
-    beyond = (
-        raw > noise and fdtrc(freedom, freedom * (prompts - 1), raw / noise) < LAUNCHES_DIFFER if noise else raw > 0
-    )
+    beyond = raw > noise and fdtrc(freedom, freedom * (prompts - 1), raw / noise) < level if noise else raw > 0
     return LaunchSpread(raw - noise if beyond else 0.0, raw, launches)
 
 
