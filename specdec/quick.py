@@ -30,7 +30,7 @@ ArmKey = tuple[str, str]
 BASELINE: ArmKey = ("none", "auto")
 ERROR = 0.10
 MARGIN = 0.02
-FAIR = 0.25
+FAIR = 0.5
 _GROWTH = 1.5
 
 
