@@ -220,9 +220,14 @@ class TestStability:
         (line,) = unsteady(repeats, self.spec, {"target": "x y.gguf", "workloads": ["a", "b"]})
         assert line.startswith("Repeats of the same prompt spread by 49%")
         assert "a under none, 5.0-10.0 tok/s" in line
+        assert "Something else used the machine" in line
         assert line.endswith("specdec compare --target 'x y.gguf' --workloads a,b --repeats 3 --launches 3")
         (line,) = unsteady([generation("a", 1.0 + x, launch=x) for x in range(2)], self.spec, {})
         assert line.startswith("Launches of the same prompt")
+
+    def test_other_texts_are_a_cause_too(self) -> None:
+        (line,) = unsteady([generation("a", 1.0), generation("a", 2.0, repeat=1, token_ids=[1] * 10)], self.spec, {})
+        assert "The texts differ, or" in line
 
     def test_warm_ups_failures_and_other_turns_do_not_count(self) -> None:
         odd = [

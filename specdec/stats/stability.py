@@ -28,9 +28,11 @@ def unsteady(samples: Iterable[Sample], spec: Mapping[str, Any], given: Mapping[
         spec, given: the run's options, all and those given, for the command that would settle it.
     """
     cells: dict[tuple[object, ...], dict[object, list[float]]] = defaultdict(lambda: defaultdict(list))
+    texts: dict[tuple[object, ...], set[int]] = defaultdict(set)
     for s in samples:
         if not s["warmup"] and s["status"] == "ok" and s["generation_s"] > 0:
             cell = s.get("engine", "specdec"), s["strategy"], s["rollback"], s["prompt"], s["turn"]
+            texts[cell].add(hash(tuple(s["token_ids"])))
             cells[cell][s.get("launch", 0)].append(float(np.log(len(s["token_ids"]) / s["generation_s"])))
     repeated = [(cell, np.array(v)) for cell, by in cells.items() for v in by.values() if len(v) > 1]
     launched = [(cell, np.array([np.mean(v) for v in by.values()])) for cell, by in cells.items() if len(by) > 1]
@@ -41,9 +43,13 @@ def unsteady(samples: Iterable[Sample], spec: Mapping[str, Any], given: Mapping[
         spread = _pooled([v for _, v in found])
         if spread > SPREAD:
             where, worst = max(found, key=lambda item: float(item[1].std(ddof=1)))
+            same = len(texts[where]) == 1
+            cause = (
+                "Something else used the machine" if same else "The texts differ, or something else used the machine"
+            )
             lines.append(
-                f"{what} of the same prompt spread by {spread:.0%} (the most: {where[3]} under {where[1]}, {_span(worst)}):"
-                f" something else used the machine. End it, then: {again(spec, given)}"
+                f"{what} of the same prompt spread by {spread:.0%} (the most: {where[3]} under {where[1]}, {_span(worst)})."
+                f" {cause}. End other programs, then: {again(spec, given)}"
             )
     return lines
 
