@@ -26,6 +26,9 @@ LAUNCHES_DIFFER = 0.10
 """Below this p-value launches are taken to differ, and their variance enters the error. Adding it always, however small,
 would leave 3 launches with 2 degrees of freedom; never adding it would hide what a process does to a strategy."""
 
+_ROUNDING = 1e-20
+"""Variance of logarithms below which launches differ by rounding only."""
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -140,6 +143,8 @@ def launch_spread(parts: Floats, level: float = LAUNCHES_DIFFER) -> LaunchSpread
     rest = influence - influence.mean(axis=1, keepdims=True) - influence.mean(axis=0) + influence.mean()
     noise = prompts * float((rest**2).sum()) / ((prompts - 1) * (launches - 1))
     freedom = float(launches - 1)
+    if raw < _ROUNDING:
+        return LaunchSpread(0.0, raw, launches)
     beyond = raw > noise and fdtrc(freedom, freedom * (prompts - 1), raw / noise) < level if noise else raw > 0
     return LaunchSpread(raw - noise if beyond else 0.0, raw, launches)
 
