@@ -36,6 +36,10 @@ class Clock:
     """Books wall time by phase without gaps: each ``to`` books the time since the last one."""
 
     def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin again at zero, now."""
         self.seconds = dict.fromkeys(PHASES, 0.0)
         self.start = self._last = perf_counter()
 
@@ -87,9 +91,19 @@ class Decoder:
                 check_identity(done.value)
                 return done.value  # type: ignore[no-any-return]
 
-    def stream(self, prompt_ids: TokenArray, limits: Limits, sampling: Sampling) -> Generator[Step, None, Generation]:
-        """Generate, yielding each step; the generator's return value is the ``Generation``."""
-        return _Run(self, prompt_ids, limits, sampling).steps()
+    def stream(
+        self, prompt_ids: TokenArray, limits: Limits, sampling: Sampling, clock: Clock | None = None
+    ) -> Generator[Step, None, Generation]:
+        """Generate, yielding each step; the generator's return value is the ``Generation``.
+
+        ``clock`` is for callers that want the phases of each step: it is started again after the prefill.
+        """
+        return _Run(self, prompt_ids, limits, sampling, clock).steps()
+
+    def restored(self, held: TokenArray) -> None:
+        """The caller has put the target's memory back to exactly these tokens."""
+        self._rollback.restart(len(held))
+        self._held = held
 
     def _redecode(self, ids: TokenArray, start: int) -> None:
         self._target.decode(ids, start, "none")
@@ -98,9 +112,11 @@ class Decoder:
 class _Run:
     """One generation in progress."""
 
-    def __init__(self, decoder: Decoder, prompt_ids: TokenArray, limits: Limits, sampling: Sampling) -> None:
+    def __init__(
+        self, decoder: Decoder, prompt_ids: TokenArray, limits: Limits, sampling: Sampling, clock: Clock | None
+    ) -> None:
         self._began = perf_counter()
-        self._d, self._limits = decoder, limits
+        self._d, self._limits, self._clock = decoder, limits, clock or Clock()
         self._target, self._strategy = decoder._target, decoder._strategy
         self._n_prompt = len(prompt_ids)
         capacity = self._n_prompt + limits.n_predict
@@ -129,7 +145,8 @@ class _Run:
         prefill_began = perf_counter()
         row = self._prefill(reused)
         prefill_s = perf_counter() - prefill_began
-        clock = self._clock = Clock()
+        clock = self._clock
+        clock.restart()
         redecoded = self._d._rollback.n_redecoded
         self._emit([self._chooser.choose(row, 0)])
         clock.to("sample")

@@ -10,6 +10,7 @@ import numpy as np
 from specdec.errors import SpecdecError
 from specdec.llama.accounting import buffers
 from specdec.llama.batch import Batch
+from specdec.llama.experts import ExpertCounter
 from specdec.llama.library import address_function, log, nextn
 from specdec.llama.memory import LlamaMemory
 from specdec.llama.model import LlamaModel
@@ -27,10 +28,17 @@ class LlamaTarget:
         longest_draft: the most draft tokens of a pass. Bounds the rows of logits that llama.cpp makes room for: at a
             vocabulary of 248 k, 512 rows would cost 500 MiB.
         hidden: whether decodes keep the hidden rows of all their tokens.
+        count_experts: whether to count distinct experts (slower: llama/experts.py); then ``experts`` holds the counter.
     """
 
     def __init__(
-        self, model: LlamaModel, n_ctx: int, snapshots: int = 0, longest_draft: int = 0, hidden: bool = False
+        self,
+        model: LlamaModel,
+        n_ctx: int,
+        snapshots: int = 0,
+        longest_draft: int = 0,
+        hidden: bool = False,
+        count_experts: bool = False,
     ) -> None:
         L, options = model._lib, model.options
         self._lib, self.model = L, model
@@ -49,6 +57,9 @@ class LlamaTarget:
         params.flash_attn_type, params.type_k, params.type_v = model.attention()
         params.op_offload = options.op_offload
         params.no_perf = True
+        self.experts = ExpertCounter() if count_experts else None
+        if self.experts is not None:
+            params.cb_eval = self.experts.callback
         log.clear()
         self._context = L.llama_init_from_model(model.handle, params)
         if not self._context:
@@ -99,6 +110,8 @@ class LlamaTarget:
         """One small decode, so that the first measured pass does not pay for page faults and kernel loading."""
         self.decode(np.zeros(2, np.int32), 0, "last")
         self.memory.clear()
+        if self.experts is not None:
+            self.experts.take()
 
 
 def _floats(address: int | None, rows: int, columns: int) -> FloatArray:

@@ -1,0 +1,285 @@
+"""Takes a profile: loads the model, goes through the settings, stores every step that was timed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from specdec.demo import model_path
+from specdec.environment import describe_machine, describe_model
+from specdec.errors import SpecdecError
+from specdec.llama.gguf import read_header
+from specdec.llama.library import gpu_names
+from specdec.llama.model import LlamaModel
+from specdec.llama.target import LlamaTarget
+from specdec.profile import plan
+from specdec.profile.bench import Bench
+from specdec.profile.plan import SWEEPS, Setting
+from specdec.profile.spec import ProfileSpec
+from specdec.profile.stage import Script, Scripted
+from specdec.registry import Planned, Registry
+from specdec.rollback import SNAPSHOT_LIMIT
+from specdec.store import RunWriter, Sample, create
+from specdec.strategy import Services
+from specdec.types import Sampling, TokenArray
+from specdec.workloads import load_prompts
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A loaded model and everything that is to be measured on it."""
+
+    spec: ProfileSpec
+    model: LlamaModel
+    sampling: Sampling
+    settings: list[Setting]
+    depths: tuple[int, ...]
+    settle: int
+    text: TokenArray
+    n_ctx: int
+    seconds: float
+    card: str
+
+
+def take_profile(spec: ProfileSpec, results: Path, say: Say) -> Path:
+    """Measure and store a profile; returns the run's folder."""
+    job = prepare(spec, say)
+    try:
+        depths = ", ".join(f"{d:,}" for d in job.depths)
+        say(f"{len(job.settings)} settings at depths {depths}: at most {_minutes(job.seconds)}")
+        with create(results, _meta(job)) as writer:
+            say(f"Writing {writer.folder}")
+            for sweep in range(SWEEPS):
+                for setting in job.settings:
+                    say(f"Sweep {sweep + 1} of {SWEEPS}: {_name(setting)}")
+                    _keep(writer, measure(job, setting, sweep))
+            if spec.experts:
+                say("Counting distinct experts (not timed)")
+                _keep(writer, count_experts(job))
+            writer.finish()
+            return writer.folder
+    finally:
+        job.model.close()
+
+
+def prepare(spec: ProfileSpec, say: Say) -> Job:
+    """Load the model, choose strategies and depths, and find out how long it will take."""
+    path = model_path(spec.target)
+    header = read_header(path)
+    planned = _strategies(spec, header.nextn_layers > 0 or bool(spec.mtp_model))
+    probes = [p.build() for p in planned]
+    for probe in probes:
+        probe.check(header)
+    say(f"Loading {path.name} ({header.file_bytes / 1e9:.2f} GB)")
+    options = spec.model.model_copy(update={"threads": spec.threads[0]})
+    model = LlamaModel(path, options, mtp=any("hidden_states" in p.needs for p in probes))
+    try:
+        say(f"Loaded in {model.load_s:.1f} s: {model.description}")
+        return _job(spec, model, planned)
+    except BaseException:
+        model.close()
+        raise
+
+
+def _job(spec: ProfileSpec, model: LlamaModel, planned: list[Planned]) -> Job:
+    if spec.experts and not int(model.header.get("expert_count", 0)):
+        raise SpecdecError("--experts: this model has no experts to count.", "Leave --experts out.")
+    threads = [t or model.threads for t in spec.threads]
+    settings = plan.text_settings(model.recurrent, spec.passes, threads)
+    settings += plan.strategy_settings(planned, model.recurrent, spec.n_max, threads[0])
+    used = gpu_names() if spec.model.gpu_layers != 0 and spec.model.device != "none" else []
+    t1, per_prompt_token = _first_look(model)
+    limit = spec.model.ctx_size or int(model.header.get("context_length", 0))
+    depths = spec.depths or plan.default_depths(limit, per_prompt_token, len(settings))
+    longest = max(s.longest for s in settings)
+    n_ctx = -(-(depths[-1] + plan.room_beyond(longest, depths[-1])) // 256) * 256
+    if limit and n_ctx > limit and spec.depths:
+        raise SpecdecError(
+            f"--depths {depths[-1]}: with room for drafts that needs a context of {n_ctx:,} tokens, this model has"
+            f" {limit:,}.",
+            f"Use depths of up to {max(16, limit - plan.room_beyond(longest, limit) - 256):,}.",
+        )
+    settle = 2 if used else 1
+    seconds = plan.seconds(settings, depths, spec.repeats, settle, t1, per_prompt_token)
+    sampling = spec.sampling.resolve(model.recommended_sampling, spec.seed)
+    text = _text(model, n_ctx)
+    card = " + ".join(used) or "CPU"
+    return Job(spec, model, sampling, settings, tuple(depths), settle, text, n_ctx, seconds, card)
+
+
+def measure(job: Job, setting: Setting, sweep: int) -> Iterator[Sample]:
+    """All lines of one setting in one sweep: prompts, blocks of steps, checkpoints."""
+    model, spec = job.model, job.spec
+    model.options = model.options.model_copy(update={"threads": setting.threads})
+    script = Script()
+    text = job.text if not setting.looks_back else np.resize(job.text[: job.depths[0] // 2], job.n_ctx)
+    inner = setting.planned.build() if setting.planned else None
+    strategy = Scripted(inner, script, lambda i: int(text[i % len(text)]), setting.longest)
+    target = LlamaTarget(model, job.n_ctx, setting.snapshots, setting.longest, "hidden_states" in strategy.needs)
+    try:
+        target.warm_up()
+        facts = (model.n_vocab, target.n_ctx, model.width, model.threads)
+        strategy.open(Services(*facts, sampling=job.sampling, target_model=model))
+        bench = Bench(target, strategy, script, setting.mode, text, job.sampling)
+        rng = random.Random(f"{spec.seed} {sweep} {setting.strategy} {setting.mode} {setting.snapshots}")
+        for depth in job.depths:
+            yield _line(setting, depth, sweep, "prompt", bench.prefill(depth))
+            if setting.strategy == plan.TEXT and model.recurrent:
+                yield _line(setting, depth, sweep, "checkpoint", _checkpoints(bench, spec.repeats))
+            for round_ in range(sweep, spec.repeats, SWEEPS):
+                for series in ("constant", "changing"):
+                    wants = (
+                        plan.constant(setting, job.settle, round_, rng)
+                        if series == "constant"
+                        else plan.changing(setting, rng)
+                    )
+                    if wants:
+                        body = {"series": series, "round": round_, **bench.run(wants).as_dict()}
+                        yield _line(setting, depth, sweep, "steps", body, f"{series} {round_}")
+    finally:
+        strategy.close()
+        target.close()
+
+
+def count_experts(job: Job) -> Iterator[Sample]:
+    """Distinct experts of each layer for passes of every length, on the text itself; and how long such a pass took."""
+    passes = job.spec.passes
+    setting = Setting(plan.TEXT, None, "auto", 0, tuple(n - 1 for n in passes), threads=job.settings[0].threads)
+    target = LlamaTarget(job.model, job.n_ctx, 0, setting.longest, count_experts=True)
+    assert target.experts is not None
+    text, script = job.text, Script()
+    try:
+        target.warm_up()
+        bench = Bench(target, Scripted(None, script, lambda i: int(text[i]), 1), script, "auto", text, job.sampling)
+        for depth in job.depths:
+            for repeat in range(job.spec.repeats):
+                start = depth + repeat * 16  # other tokens, other experts
+                bench.prefill(start)
+                for n in passes:
+                    bench.rewind()
+                    target.experts.take()
+                    began = perf_counter()
+                    target.decode(text[start - 1 : start - 1 + n], start - 1, "all")
+                    body = {"n": n, "seconds": perf_counter() - began, "distinct": target.experts.take()}
+                    yield _line(setting, depth, 0, "experts", body, f"{n} {repeat}")
+    finally:
+        target.close()
+
+
+def _checkpoints(bench: Bench, repeats: int) -> dict[str, Any]:
+    out: dict[str, Any] = {"bytes": bench.state_bytes()}
+    for way, on_device in (("checkpoint", True), ("checkpoint-host", False)):
+        pairs = [bench.checkpoint_seconds(on_device) for _ in range(repeats)]
+        out[way] = {"save_s": [s for s, _ in pairs], "restore_s": [r for _, r in pairs]}
+    return out
+
+
+def _line(setting: Setting, depth: int, sweep: int, kind: str, body: dict[str, Any], more: str = "") -> Sample:
+    """A stored line; the fields that name a generation in other runs name the block here (store.py)."""
+    where = f"{setting.snapshots} snapshots, {setting.threads} threads, depth {depth}"
+    return {
+        "kind": kind,
+        "strategy": setting.strategy,
+        "rollback": setting.mode,
+        "snapshots": setting.snapshots,
+        "threads": setting.threads,
+        "looks_back": setting.looks_back,
+        "depth": depth,
+        "prompt": f"{kind}: {where} {more}".strip(),
+        "turn": 0,
+        "repeat": sweep,
+        "warmup": False,
+        "status": "ok",
+        "error": None,
+        "at": perf_counter(),
+        **body,
+    }
+
+
+def _strategies(spec: ProfileSpec, has_mtp: bool) -> list[Planned]:
+    """What was named; else all that this target, and the draft model if there is one, can do."""
+    named = spec.strategies or ",".join(["mtp"] * has_mtp + ["draft"] * bool(spec.draft) + ["ngram"])
+    defaults: dict[str, dict[str, Any]] = {
+        "draft": {"model": spec.draft, "n_max": spec.n_max},
+        "mtp": {"model": spec.mtp_model, "n_max": spec.n_max},
+    }
+    return Registry(spec.strategy_files).plan(named, defaults)
+
+
+def _first_look(model: LlamaModel) -> tuple[float, float]:
+    """Seconds of a plain token and of a prompt's token, each from a few decodes."""
+    target = LlamaTarget(model, 512)
+    try:
+        target.warm_up()
+        ids = np.zeros(128, np.int32)
+        began = perf_counter()
+        target.decode(ids, 0, "last")
+        prompt = (perf_counter() - began) / len(ids)
+        began = perf_counter()
+        for i in range(4):
+            target.decode(ids[:1], len(ids) + i, "last")
+        return (perf_counter() - began) / 4, prompt
+    finally:
+        target.close()
+
+
+def _text(model: LlamaModel, n: int) -> TokenArray:
+    """At least ``n`` tokens of the shipped prompts' text, repeated where they do not suffice."""
+    parts: list[TokenArray] = []
+    have = 0
+    for prompt in load_prompts([]):
+        body = prompt.text or "\n\n".join(m.content for m in prompt.messages)
+        parts.append(model.tokenize(body, special=not parts))
+        have += len(parts[-1])
+        if have >= n:
+            break
+    return np.resize(np.concatenate(parts), max(n, have))
+
+
+def _keep(writer: RunWriter, lines: Iterator[Sample]) -> None:
+    for line in lines:
+        writer.append(line)
+
+
+def _meta(job: Job) -> dict[str, Any]:
+    from specdec.runner import describe_strategy
+
+    spec, model = job.spec, job.model
+    planned = list(dict.fromkeys(s.planned for s in job.settings if s.planned))
+    return {
+        "kind": "profile",
+        "spec": spec.model_dump(mode="json"),
+        "given": spec.model_dump(mode="json", exclude_defaults=True),
+        "labels": {"engine": "specdec", "label": "real", "card": job.card, "sampling": job.sampling.label},
+        "strategies": [describe_strategy(p) for p in planned],
+        "model": describe_model(model.header) | {"description": model.description, **_experts(model)},
+        "context": {"n_ctx": job.n_ctx, "threads": job.settings[0].threads, "recurrent": model.recurrent},
+        "snapshot_limit": SNAPSHOT_LIMIT,
+        "depths": job.depths,
+        "settle": job.settle,
+        "sampling": asdict(job.sampling),
+        "environment": describe_machine(),
+    }
+
+
+def _experts(model: LlamaModel) -> dict[str, Any]:
+    return {"experts_used": model.header.get("expert_used_count")}
+
+
+def _name(setting: Setting) -> str:
+    what = "the curve" if setting.strategy == plan.TEXT else setting.strategy
+    snapshots = f", {setting.snapshots} snapshots" if setting.snapshots else ""
+    mode = "" if setting.mode == "auto" else f", {setting.mode}"
+    return f"{what}{snapshots}{mode}, {setting.threads} threads"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
