@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from specdec.decode import Decoder
 from specdec.demo import model_path
 from specdec.errors import SpecdecError
+from specdec.llama.devices import free_bytes
 from specdec.llama.gguf import read_header
 from specdec.llama.library import gpu_names
-from specdec.llama.model import LlamaModel
+from specdec.llama.model import LlamaModel, runs_on_gpu
 from specdec.llama.target import LlamaTarget
 from specdec.registry import Planned
-from specdec.rollback import Mode, snapshots_for
+from specdec.rollback import Mode, snapshots_for, snapshots_short_of
 from specdec.spec import RunSpec
 from specdec.strategy import Services, Strategy
 from specdec.types import Generation, Limits, MemoryItem, Message, Prompt, Sampling, TokenArray
@@ -116,8 +117,7 @@ class Engine:
     def card(self) -> str:
         """The GPUs that this build and these options can use, or CPU."""
         options = self._spec.model
-        used = gpu_names() if options.gpu_layers != 0 and options.device != "none" else []
-        return " + ".join(used) or "CPU"
+        return " + ".join(gpu_names()) if runs_on_gpu(options) else "CPU"
 
     def settings(self) -> dict[str, object]:
         """What the context was resolved to."""
@@ -156,14 +156,28 @@ class Engine:
 
     def _open_all(self) -> None:
         """Open every strategy and make each kind of context once: what cannot work here is refused before anything runs."""
-        for arm in sorted(self.arms, key=lambda a: (a.snapshots, a.hidden)):  # each kind of context once
-            self._context(arm)
+        plain = self._context(self.arms[0])  # `none`: what one recurrent state costs is read off it
+        for arm in self.arms:
             try:
                 self._strategy(arm)
             except SpecdecError:
                 raise
             except Exception as error:
                 raise SpecdecError(f"{arm.planned.label}: open() failed: {type(error).__name__}: {error}") from error
+        self.arms = [self._affordable(arm, plain.buffers) for arm in self.arms]
+        for arm in sorted(self.arms, key=lambda a: (a.snapshots, a.hidden)):  # each kind of context once
+            self._context(arm)
+
+    def _affordable(self, arm: Arm, plain: list[MemoryItem]) -> Arm:
+        """The arm, without snapshots where ``auto`` chose them and the memory that is left cannot hold them."""
+        if arm.rollback != "auto" or self._spec.snapshots is not None:
+            return arm
+        free, states = free_bytes(), [i for i in plain if i.kind == "recurrent"]
+        short = snapshots_short_of(arm.snapshots, states, free)
+        if not short:
+            return arm
+        self._announce(f"{arm.planned.label}: {arm.snapshots} snapshots do not fit ({short}): checkpoints instead")
+        return dataclasses.replace(arm, snapshots=0)
 
     def _strategy(self, arm: Arm) -> Strategy:
         slot = self._slot(arm)

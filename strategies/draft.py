@@ -36,6 +36,8 @@ class Options(StrategyOptions):
     translate: bool = Field(False, description="draft through text where the vocabularies differ")
     gpu_layers: int = Field(-1, ge=-1, description="layers of the draft model in VRAM; -1 for all")
     threads: int = Field(0, ge=0, description="CPU threads; 0: the target's")
+    states: Literal["checkpoint", "sequences"] = Field("checkpoint", description="how a hybrid draft model goes back")
+    feed: Literal["auto", "together", "singly"] = Field("auto", description="accepted tokens; auto: singly on a GPU")
     cache_type_k: CacheType = Field("f16", description="KV cache type of K")
     cache_type_v: CacheType = Field("f16", description="KV cache type of V")
 
@@ -76,13 +78,15 @@ class DraftModel(Strategy):
 
     def open(self, services: Services) -> None:
         from specdec.llama.follower import Follower
+        from specdec.llama.model import runs_on_gpu
         from specdec.llama.translate import Translator
 
         o, target = self._o, cast(Any, services.target_model)
         placement = {"gpu_layers": o.gpu_layers, "threads": o.threads or services.threads, "n_cpu_moe": 0}
         caches = {"override_tensor": (), "cache_type_k": o.cache_type_k, "cache_type_v": o.cache_type_v}
         options = target.options.model_copy(update=placement | caches)
-        self._follower = Follower(model_path(o.model), options, services.n_ctx)
+        singly = o.feed == "singly" or (o.feed == "auto" and runs_on_gpu(options))
+        self._follower = Follower(model_path(o.model), options, services.n_ctx, o.n_max, o.states, singly)
         self._translator = Translator(target, self._follower.model) if o.translate else None
         self._sampling, self._n_vocab = services.sampling, services.n_vocab
         self._rng = np.random.default_rng(services.sampling.seed + 1)
@@ -105,7 +109,7 @@ class DraftModel(Strategy):
 
     def propose(self, context: TokenArray, max_tokens: int) -> Draft:
         ids = self._read(context)
-        if ids is None or len(ids) + self._o.n_max >= self._model.n_ctx:
+        if ids is None or len(ids) > self._model.n_ctx:
             return NO_DRAFT
         if self._translator is not None:
             self._model.compare(ids)
@@ -141,8 +145,6 @@ class DraftModel(Strategy):
 
     def _guess(self, row: FloatArray, most: int) -> tuple[list[int], list[FloatArray]]:
         """Draft tokens, and with sampling the distributions that they were drawn from."""
-        if most > 1:
-            self._model.mark()
         tokens: list[int] = []
         rows: list[FloatArray] = []
         while True:

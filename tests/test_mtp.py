@@ -124,20 +124,30 @@ def naive_draft(model: LlamaModel, context: list[int], n: int, n_prompt: int) ->
     return tokens[len(context) :]
 
 
-@pytest.mark.parametrize("kind", ["dense", "hybrid"])
-def test_draft_model_drafts_as_a_naive_computation(hybrid: LlamaModel, tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("dense", ""), ("dense", "feed=singly"), ("hybrid", ""), ("hybrid", "states=sequences"),
+     ("hybrid", "states=sequences, feed=singly"), ("hybrid", "feed=singly")],
+)  # fmt: skip
+def test_draft_model_drafts_as_a_naive_computation(hybrid: LlamaModel, tmp_path: Path, kind: str, options: str) -> None:
     """A draft with weights near the target's accepts some and rejects some: every way back is taken."""
     path = write_nano(tmp_path / "draft.gguf", kind, seed=0 if kind == "hybrid" else 1)  # type: ignore[arg-type]
     model = LlamaModel(path, ModelOptions(threads=1))
     for prompt in (PROMPT, PROMPT[:40], PROMPT[:1]):
-        seen = recorded(build(f'draft(model="{path}", n_max=4)'), hybrid, "snapshots", 4, [prompt])
+        strategy = build(f'draft(model="{path}", n_max=4{", " * bool(options)}{options})')
+        seen = recorded(strategy, hybrid, "snapshots", 4, [prompt])
         for context, draft in seen[::7] + seen[-2:]:
             assert draft == naive_draft(model, context, len(draft), len(prompt))
 
 
-def test_a_hybrid_draft_that_is_often_wrong_still_drafts_right(hybrid: LlamaModel, tmp_path: Path) -> None:
+@pytest.mark.parametrize("states", ["checkpoint", "sequences"])
+@pytest.mark.parametrize("feed", ["together", "singly"])
+def test_a_hybrid_draft_that_is_often_wrong_still_drafts_right(
+    hybrid: LlamaModel, tmp_path: Path, states: str, feed: str
+) -> None:
     path = write_nano(tmp_path / "draft.gguf", "hybrid", seed=9)
-    seen = recorded(build(f'draft(model="{path}", n_max=3)'), hybrid, "snapshots", 3, [PROMPT])
+    strategy = build(f'draft(model="{path}", n_max=3, states={states}, feed={feed})')
+    seen = recorded(strategy, hybrid, "snapshots", 3, [PROMPT])
     model = LlamaModel(path, ModelOptions(threads=1))
     for context, draft in seen[::5]:
         assert draft == naive_draft(model, context, len(draft), len(PROMPT))

@@ -1,12 +1,19 @@
 """A second model that follows the target's text: decodes what it has not seen, goes back where it guessed wrong.
 
-An attention-only model cuts its KV cache. A hybrid model (Qwen3.5-0.8B) cannot go back token by token: it saves its
-recurrent state on the device before it runs ahead (``mark``) and puts it back if it has to return behind that point.
+An attention-only model cuts its KV cache. A hybrid model (Qwen3.5-0.8B) cannot go back token by token. It keeps either
+
+* one *checkpoint* on the device, of the state before it ran ahead, and decodes the accepted tokens again; or
+* the state after each guessed token, in spare *sequences*: it goes back without decoding anything, but the running state
+  changes its place with every token.
+
+A CUDA graph is replayed from the third decode of one shape and place on (ggml-cuda.cu, ``ggml_cuda_graph_evaluate...``):
+on a GPU tokens are therefore fed one at a time, which a batch of the same tokens would interrupt.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -16,6 +23,8 @@ from specdec.llama.target import LlamaTarget
 from specdec.spec import ModelOptions
 from specdec.types import FloatArray, MemoryItem, TokenArray
 
+States = Literal["checkpoint", "sequences"]
+
 
 class Follower:
     """State: the memory holds ``end`` tokens, of which the first ``right`` are known to be those of the text.
@@ -24,9 +33,20 @@ class Follower:
         path: the model, a GGUF file.
         options: its own placement, threads and cache types.
         n_ctx: its context length, tokens.
+        ahead: the most tokens that it guesses at once.
+        states: how a hybrid model comes back.
+        singly: whether up to ``ahead + 1`` new tokens are decoded one by one rather than together.
     """
 
-    def __init__(self, path: Path, options: ModelOptions, n_ctx: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        options: ModelOptions,
+        n_ctx: int,
+        ahead: int,
+        states: States = "checkpoint",
+        singly: bool = False,
+    ) -> None:
         self.model = LlamaModel(path, options)
         trained = int(self.model.header.get("context_length", 0))
         if trained and n_ctx > trained:
@@ -35,15 +55,19 @@ class Follower:
                 f"draft: the run's context of {n_ctx} tokens exceeds the draft model's {trained}.",
                 "Use shorter prompts, a smaller --n-predict, or another draft.",
             )
-        self._target = LlamaTarget(self.model, n_ctx)
+        self._sequences = states == "sequences" and self.model.recurrent
+        # Guesses beyond the end of the run's context, and those that spare sequences still hold, need room too.
+        self._target = LlamaTarget(self.model, n_ctx + 2 * ahead, spare_sequences=ahead - 1 if self._sequences else 0)
+        self._n_ctx = self._target.n_ctx - 2 * ahead
+        self._at_once = ahead + 1 if singly else 0
         self._held = np.empty(self._target.n_ctx, np.int32)
         self._saved: int | None = None
-        self.end = self._right = 0
+        self.end = self._right = self._base = 0
 
     @property
     def n_ctx(self) -> int:
-        """Tokens that it can hold."""
-        return self._target.n_ctx
+        """Tokens of text that it can hold."""
+        return self._n_ctx
 
     def close(self) -> None:
         """Free context and weights."""
@@ -53,7 +77,7 @@ class Follower:
     def forget(self) -> None:
         """Empty the memory."""
         self._target.memory.clear()
-        self.end = self._right = 0
+        self.end = self._right = self._base = 0
         self._saved = None
 
     def compare(self, ids: TokenArray) -> None:
@@ -72,31 +96,32 @@ class Follower:
         if start < self.end:
             start = self._back_to(start)
         self._held[start : len(ids)] = ids[start:]
+        singly = len(ids) - start <= self._at_once
         row = np.empty(0, np.float32)
         while start < len(ids):
-            stop = min(len(ids), start + self._target.n_batch)
-            rows = self._target.decode(self._held[start:stop], start, "last" if stop == len(ids) else "none")
+            stop = start + 1 if singly else min(len(ids), start + self._target.n_batch)
+            # Singly, the logits of each are asked for: without, the graph would have another shape.
+            rows = self._target.decode(self._held[start:stop], start, "last" if singly or stop == len(ids) else "none")
             row, start = (rows[0] if len(rows) else row), stop
-        self.end = self._right = len(ids)
+        self.end = self._right = self._base = len(ids)
         return row
 
-    def mark(self) -> None:
-        """About to run ahead: save what a hybrid model needs to come back here."""
-        if self._target.memory.recurrent:
+    def ahead(self, token: int) -> FloatArray:
+        """Decode a guessed token; the logits row after it. What a hybrid model needs to come back is kept before."""
+        if self._sequences:
+            self._target.memory.keep_state(self.end - self._base)
+        elif self._target.memory.recurrent and self.end == self._base:
             self._target.memory.save(on_device=True)
             self._saved = self.end
-
-    def ahead(self, token: int) -> FloatArray:
-        """Decode a guessed token; the logits row after it."""
         self._held[self.end] = token
         row: FloatArray = self._target.decode(self._held[self.end : self.end + 1], self.end, "last")[0]
         self.end += 1
         return row
 
     def memory(self) -> list[MemoryItem]:
-        """Weights, KV, compute buffers; for a hybrid the saved state."""
+        """Weights, KV, compute buffers (states in spare sequences are among them); for a hybrid the saved state."""
         items = [*self.model.memory(), *self._target.buffers]
-        if self._target.memory.recurrent:
+        if self._target.memory.recurrent and not self._sequences:
             items.append(MemoryItem("draft", "checkpoint", self._target.memory.checkpoint_bytes()))
         return items
 
@@ -104,6 +129,9 @@ class Follower:
         """Cut to ``length`` tokens, or to the saved state before them; returns where the memory stands."""
         if not self._target.memory.recurrent:
             self._target.memory.remove_from(length)
+            return length
+        if self._sequences and length >= self._base:
+            self._target.memory.return_to_state(length - self._base)
             return length
         if self._saved is None or self._saved > length:
             self.forget()

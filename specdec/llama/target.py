@@ -28,6 +28,7 @@ class LlamaTarget:
         longest_draft: the most draft tokens of a pass. Bounds the rows of logits that llama.cpp makes room for: at a
             vocabulary of 248 k, 512 rows would cost 500 MiB.
         hidden: whether decodes keep the hidden rows of all their tokens.
+        spare_sequences: how many states ``LlamaMemory.keep_state`` can keep; each costs a recurrent state.
         count_experts: whether to count distinct experts (slower: llama/experts.py); then ``experts`` holds the counter.
     """
 
@@ -38,6 +39,7 @@ class LlamaTarget:
         snapshots: int = 0,
         longest_draft: int = 0,
         hidden: bool = False,
+        spare_sequences: int = 0,
         count_experts: bool = False,
     ) -> None:
         L, options = model._lib, model.options
@@ -51,7 +53,9 @@ class LlamaTarget:
         params.n_batch = max(min(options.batch_size, max(n_ctx, 32)), snapshots + 2)
         params.n_ubatch = max(min(options.ubatch_size, params.n_batch), snapshots + 2)
         params.n_rs_seq = snapshots
-        params.n_outputs_max = min(params.n_batch, longest_draft + 1)
+        params.n_seq_max, params.kv_unified = 1 + spare_sequences, spare_sequences > 0
+        # llama.cpp asserts that each sequence may have an output.
+        params.n_outputs_max = max(min(params.n_batch, longest_draft + 1), params.n_seq_max)
         params.n_threads = self.threads
         params.n_threads_batch = options.threads_batch or self.threads
         params.flash_attn_type, params.type_k, params.type_v = model.attention()

@@ -14,9 +14,10 @@ import numpy as np
 from specdec.demo import model_path
 from specdec.environment import describe_machine, describe_model
 from specdec.errors import SpecdecError
+from specdec.llama.devices import free_bytes
 from specdec.llama.gguf import read_header
 from specdec.llama.library import gpu_names
-from specdec.llama.model import LlamaModel
+from specdec.llama.model import LlamaModel, runs_on_gpu
 from specdec.llama.target import LlamaTarget
 from specdec.profile import plan
 from specdec.profile.bench import Bench
@@ -24,10 +25,10 @@ from specdec.profile.plan import SWEEPS, Setting
 from specdec.profile.spec import ProfileSpec
 from specdec.profile.stage import Script, Scripted
 from specdec.registry import Planned, Registry
-from specdec.rollback import SNAPSHOT_LIMIT
+from specdec.rollback import SNAPSHOT_LIMIT, snapshots_short_of
 from specdec.store import RunWriter, Sample, create
 from specdec.strategy import Services
-from specdec.types import Sampling, TokenArray
+from specdec.types import MemoryItem, Sampling, TokenArray
 from specdec.workloads import load_prompts
 
 Say = Callable[[str], None]
@@ -83,20 +84,20 @@ def prepare(spec: ProfileSpec, say: Say) -> Job:
     model = LlamaModel(path, options, mtp=any("hidden_states" in p.needs for p in probes))
     try:
         say(f"Loaded in {model.load_s:.1f} s: {model.description}")
-        return _job(spec, model, planned)
+        return _job(spec, model, planned, say)
     except BaseException:
         model.close()
         raise
 
 
-def _job(spec: ProfileSpec, model: LlamaModel, planned: list[Planned]) -> Job:
+def _job(spec: ProfileSpec, model: LlamaModel, planned: list[Planned], say: Say) -> Job:
     if spec.experts and not int(model.header.get("expert_count", 0)):
         raise SpecdecError("--experts: this model has no experts to count.", "Leave --experts out.")
     threads = [t or model.threads for t in spec.threads]
     settings = plan.text_settings(model.recurrent, spec.passes, threads)
     settings += plan.strategy_settings(planned, model.recurrent, spec.n_max, threads[0])
-    used = gpu_names() if spec.model.gpu_layers != 0 and spec.model.device != "none" else []
-    t1, per_prompt_token = _first_look(model)
+    t1, per_prompt_token, buffers = _first_look(model)
+    settings = [s for s in settings if _affordable(s, buffers, say)]
     limit = spec.model.ctx_size or int(model.header.get("context_length", 0))
     depths = spec.depths or plan.default_depths(limit, per_prompt_token, len(settings))
     longest = max(s.longest for s in settings)
@@ -107,11 +108,12 @@ def _job(spec: ProfileSpec, model: LlamaModel, planned: list[Planned]) -> Job:
             f" {limit:,}.",
             f"Use depths of up to {max(16, limit - plan.room_beyond(longest, limit) - 256):,}.",
         )
-    settle = 2 if used else 1
+    on_gpu = runs_on_gpu(spec.model)
+    settle = 2 if on_gpu else 1
     seconds = plan.seconds(settings, depths, spec.repeats, settle, t1, per_prompt_token)
     sampling = spec.sampling.resolve(model.recommended_sampling, spec.seed)
     text = _text(model, n_ctx)
-    card = " + ".join(used) or "CPU"
+    card = " + ".join(gpu_names()) if on_gpu else "CPU"
     return Job(spec, model, sampling, settings, tuple(depths), settle, text, n_ctx, seconds, card)
 
 
@@ -214,8 +216,17 @@ def _strategies(spec: ProfileSpec, has_mtp: bool) -> list[Planned]:
     return Registry(spec.strategy_files).plan(named, defaults)
 
 
-def _first_look(model: LlamaModel) -> tuple[float, float]:
-    """Seconds of a plain token and of a prompt's token, each from a few decodes."""
+def _affordable(setting: Setting, buffers: list[MemoryItem], say: Say) -> bool:
+    """Whether the snapshots fit beside the model; in a run ``auto`` would take checkpoints instead."""
+    states = [item for item in buffers if item.kind == "recurrent"]
+    short = snapshots_short_of(setting.snapshots, states, free_bytes())
+    if short:
+        say(f"warning: {_name(setting)} is left out: {short}")
+    return not short
+
+
+def _first_look(model: LlamaModel) -> tuple[float, float, list[MemoryItem]]:
+    """Seconds of a plain token and of a prompt's token, each from a few decodes; a plain context's buffers."""
     target = LlamaTarget(model, 512)
     try:
         target.warm_up()
@@ -226,7 +237,7 @@ def _first_look(model: LlamaModel) -> tuple[float, float]:
         began = perf_counter()
         for i in range(4):
             target.decode(ids[:1], len(ids) + i, "last")
-        return (perf_counter() - began) / 4, prompt
+        return (perf_counter() - began) / 4, prompt, target.buffers
     finally:
         target.close()
 
@@ -250,8 +261,6 @@ def _keep(writer: RunWriter, lines: Iterator[Sample]) -> None:
 
 
 def _meta(job: Job) -> dict[str, Any]:
-    from specdec.runner import describe_strategy
-
     spec, model = job.spec, job.model
     planned = list(dict.fromkeys(s.planned for s in job.settings if s.planned))
     return {
@@ -259,7 +268,7 @@ def _meta(job: Job) -> dict[str, Any]:
         "spec": spec.model_dump(mode="json"),
         "given": spec.model_dump(mode="json", exclude_defaults=True),
         "labels": {"engine": "specdec", "label": "real", "card": job.card, "sampling": job.sampling.label},
-        "strategies": [describe_strategy(p) for p in planned],
+        "strategies": [_describe(p) for p in planned],
         "model": describe_model(model.header) | {"description": model.description, **_experts(model)},
         "context": {"n_ctx": job.n_ctx, "threads": job.settings[0].threads, "recurrent": model.recurrent},
         "snapshot_limit": SNAPSHOT_LIMIT,
@@ -267,6 +276,18 @@ def _meta(job: Job) -> dict[str, Any]:
         "settle": job.settle,
         "sampling": asdict(job.sampling),
         "environment": describe_machine(),
+    }
+
+
+def _describe(planned: Planned) -> dict[str, Any]:
+    """As a comparison describes its strategies (docs/results.md)."""
+    model = dict(planned.call.options).get("model")
+    return {
+        "model": describe_model(read_header(model_path(str(model)))) if model else None,
+        "label": planned.label,
+        "name": planned.found.cls.name,
+        "options": planned.resolved,
+        "file_sha256": planned.found.file_sha256,
     }
 
 
