@@ -110,11 +110,11 @@ class Bench:
         self._depth = depth
         return spent
 
-    def run(self, wants: list[Want]) -> Block:
-        """Run the steps in their order."""
+    def run(self, wants: list[Want], walk: int | None = None) -> Block:
+        """Run the steps in their order; where they may, go back to the depth after more than ``walk`` tokens."""
         block, clock = Block(), Clock()
         stream, walked = self._open(clock, wants), 0
-        limit = max(_WALK, self._depth // 16)
+        limit = max(_WALK, self._depth // 16) if walk is None else walk
         for i, want in enumerate(wants):
             if want.fresh and walked > limit:
                 self._close(stream)

@@ -131,6 +131,7 @@ def measure(job: Job, setting: Setting, sweep: int) -> Iterator[Sample]:
         facts = (model.n_vocab, target.n_ctx, model.width, model.threads)
         strategy.open(Services(*facts, sampling=job.sampling, target_model=model))
         bench = Bench(target, strategy, script, setting.mode, text, job.sampling)
+        walk = 0 if setting.looks_back else None  # its text has to go on as it repeated
         rng = random.Random(f"{spec.seed} {sweep} {setting.strategy} {setting.mode} {setting.snapshots}")
         for depth in job.depths:
             yield _line(setting, depth, sweep, "prompt", bench.prefill(depth))
@@ -144,7 +145,7 @@ def measure(job: Job, setting: Setting, sweep: int) -> Iterator[Sample]:
                         else plan.changing(setting, rng)
                     )
                     if wants:
-                        body = {"series": series, "round": round_, **bench.run(wants).as_dict()}
+                        body = {"series": series, "round": round_, **bench.run(wants, walk).as_dict()}
                         yield _line(setting, depth, sweep, "steps", body, f"{series} {round_}")
     finally:
         strategy.close()

@@ -98,7 +98,8 @@ def constant(setting: Setting, settle: int, round_: int, rng: random.Random) -> 
     wants: list[Want] = []
     for length in rng.sample(setting.lengths, len(setting.lengths)):
         kept = _kept(setting, length, round_, rng)
-        wants += [Want(length, kept[-1], False, i == 0) for i in range(max(1, settle))]
+        first = kept[-1] if setting.planned and not setting.looks_back else length
+        wants += [Want(length, first, False, i == 0) for i in range(max(1, settle))]
         wants += [Want(length, a) for a in kept]
     return wants
 
@@ -118,11 +119,11 @@ def _kept(setting: Setting, length: int, round_: int, rng: random.Random) -> lis
     if length == 0:
         return [0] * _PLAIN
     if setting.looks_back:
-        return [length, length, 0]  # kept whole, the text goes on repeating; then a rejection, and a search in vain
+        return [length, 0, 0, 0]  # kept whole, the text goes on repeating; then a rejection, and searches in vain
     if setting.planned:
         return rng.sample(range(length + 1), length + 1)
     some = sorted({0, length // 2, length - 1, length})
-    return [some[-1 - round_ % len(some)], 0]
+    return [length, some[-1 - round_ % len(some)], 0]
 
 
 def default_depths(limit: int, per_prompt_token_s: float, n_settings: int, patience_s: float = 60.0) -> tuple[int, ...]:

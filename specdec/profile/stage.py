@@ -34,7 +34,8 @@ class Script:
 class Staged:
     """A target whose verification ends as the script says; everything else is the target's own.
 
-    The bonus token after a draft that was kept whole is that of the measured text, so that the text goes on as text.
+    The first token, and the bonus token after a draft that was kept whole, are those of the measured text, so that the
+    text goes on as text.
     """
 
     def __init__(self, target: Target, script: Script, text: Continuation) -> None:
@@ -47,7 +48,9 @@ class Staged:
     def decode(self, ids: TokenArray, start: int, outputs: Outputs) -> FloatArray:
         """Decode; of a target pass (``all``) the rows that decide are set."""
         logits = self._target.decode(ids, start, outputs)
-        if outputs == "all":
+        if outputs == "last":
+            logits[0, self.text(start + len(ids))] = _SURE
+        elif outputs == "all":
             drafted = len(ids) - 1
             kept = min(self._script.accepted, drafted)
             for i in range(kept):
