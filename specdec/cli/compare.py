@@ -130,9 +130,13 @@ def resume(
     """Finish an interrupted run, in the same order and with the same seed."""
     from specdec import runner, store
     from specdec.cli.progress import watched
+    from specdec.errors import SpecdecError
 
+    found = store.read_run(store.find_run(run, results))
+    if found.meta["kind"] != "compare":
+        raise SpecdecError(f"{found.folder} is a {found.meta['kind']}: it cannot be resumed.", "Take it again.")
     with watched() as observer:
-        folder = runner.resume(store.read_run(store.find_run(run, results)), observer)
+        folder = runner.resume(found, observer)
     _print(folder, json)
 
 

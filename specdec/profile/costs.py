@@ -59,7 +59,9 @@ class Steps:
     same: npt.NDArray[np.bool_]
     phase: dict[str, Array]
 
-    def points(self, phase: str, key: Callable[[Steps], tuple[Ints, ...]], where: Any = slice(None)) -> dict[Point, Array]:
+    def points(
+        self, phase: str, key: Callable[[Steps], tuple[Ints, ...]], where: Any = slice(None)
+    ) -> dict[Point, Array]:
         """Seconds of a phase by the point that ``key`` gives."""
         keys = np.stack(key(self), axis=1)[where]
         found: dict[Point, list[float]] = defaultdict(list)
@@ -99,7 +101,7 @@ def _steps(lines: list[Sample], settle: int, recurrent: bool) -> Steps:
         columns["same"].append(same_shape(drafted, redecoded(drafted, accepted, checkpoints), settle)[counted])
         for phase in PHASES:
             phases[phase].append(np.array(line["phase_us"][phase])[counted] * 1e-6)
-    joined = {name: np.concatenate(parts) for name, parts in columns.items()}
+    joined: dict[str, Any] = {name: np.concatenate(parts) for name, parts in columns.items()}
     return Steps(**joined, phase={phase: np.concatenate(parts) for phase, parts in phases.items()})
 
 
@@ -149,7 +151,9 @@ class Costs:
     def _propose_table(self, size: int) -> Array:
         """[drafted, accepted before, whole before]: measured cells; elsewhere the cost of the length and the extra cost
         of the state before, which do not depend on each other."""
-        cells = self._medians("propose", lambda s: (s.drafted, s.accepted_before, s.accepted_before == s.drafted_before))
+        cells = self._medians(
+            "propose", lambda s: (s.drafted, s.accepted_before, s.accepted_before == s.drafted_before)
+        )
         cells = {p: v for p, v in cells.items() if p[0] > 0}
         base = {k: v for (k, a, whole), v in cells.items() if a == 0 and not whole}
         every = np.arange(size)
@@ -196,9 +200,10 @@ class Costs:
         rejected = table[drafted, np.minimum(accepted, size - 1)]
         return np.where(accepted == drafted, self._curve(whole)(drafted), rejected)
 
-    def other(self) -> float:
-        """Seconds of everything else in a step."""
-        return float(np.median(self.steps.phase["other"]))
+    def other(self, accepted: Ints) -> Array:
+        """Seconds of everything else in a step: Python around the phases, and taking the tokens over."""
+        points = self._medians("other", lambda s: (s.accepted,))
+        return self._curve({n: v for (n,), v in points.items()}, beyond=True)(accepted)
 
     def translate(self, drafted: Ints) -> Array:
         """Seconds of changing between vocabularies."""
@@ -271,6 +276,11 @@ class Profile:
         return int(self.meta["context"]["threads"])
 
     @property
+    def depths(self) -> list[int]:
+        """Measured depths, rising."""
+        return sorted(self.plain())
+
+    @property
     def strategies(self) -> list[str]:
         """Names of the strategies whose drafting was measured."""
         return [k.strategy for k in self.costs if k.strategy != TEXT]
@@ -324,5 +334,3 @@ def by_depth(depths: dict[int, Costs], at: Ints, cost: Callable[[Costs], Array])
     share, steps = place - low, np.arange(len(at))
     below = table[low, steps]
     return np.asarray(np.where(share > 0, below * (1 - share) + table[high, steps] * share, below))
-
-

@@ -1,7 +1,7 @@
 """What is measured: which ways of drafting, at which lengths and depths, in which order, and how long that may take.
 
 Points are interleaved: within a round every length comes once in a random order, rounds repeat, and the whole list of
-settings is gone through twice, so that a machine that slows down shows up as a spread and not as a shape.
+settings is gone through several times, so that a machine that slows down shows up as a spread and not as a shape.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LENGTHS = (1, 2, 3, 4, 6, 8)
 LONG_LENGTHS = (1, 2, 4, 8, 16, 32, 48, 64)
 """Draft lengths of strategies that draft at once (n-grams)."""
 DEPTHS = (128, 512, 2048, 4096, 16384)
-SWEEPS = 2
+SWEEPS = 3
 _PLAIN = 6
 """Steps in a row without a draft: plain decoding follows itself."""
 
@@ -82,7 +82,7 @@ def strategy_settings(planned: list[Planned], recurrent: bool, n_max: int, threa
         longest = plan.build().longest_draft
         if not longest:
             continue
-        at_once = not any("n_max" == key for key, _ in plan.call.options) and longest > SNAPSHOT_LIMIT
+        at_once = not any(key == "n_max" for key, _ in plan.call.options) and longest > SNAPSHOT_LIMIT
         wanted = LONG_LENGTHS if at_once else LENGTHS
         top = longest if at_once else n_max
         lengths = tuple(sorted({k for k in wanted if k <= top} | {top}))
