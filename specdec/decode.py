@@ -8,6 +8,7 @@ comes from the prefill. Time is booked by phase, and the phases of a generation 
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import replace
 from time import perf_counter
 
 import numpy as np
@@ -136,6 +137,7 @@ class _Run:
         self._chooser = Chooser(sampling, barred, limits.n_predict + 1)
         self._sampled = not sampling.greedy
         self._text = bytearray()
+        self._experts: list[list[int]] = []
         self._log = StepLog()
         self._stop, self._cut = "", 0
 
@@ -147,6 +149,7 @@ class _Run:
         prefill_s = perf_counter() - prefill_began
         clock = self._clock
         clock.restart()
+        self._target.take_experts()  # those of the prompt
         redecoded = self._d._rollback.n_redecoded
         self._emit([self._chooser.choose(row, 0)])
         clock.to("sample")
@@ -164,7 +167,7 @@ class _Run:
             text=self._text.decode("utf-8", "replace"),
             stop=self._stop,
             cut=self._cut,
-            steps=self._log,
+            steps=replace(self._log, experts=self._experts) if self._experts else self._log,
             prefill_s=prefill_s,
             ttft_s=ttft_s,
             generation_s=generation_s,
@@ -217,6 +220,7 @@ class _Run:
         self._buffer[self._n : self._n + n_draft] = draft.token_ids
         logits = self._pass(start, self._n + n_draft, "all")
         verify_s = clock.to("verify")
+        experts = self._target.take_experts()
         # 3. accept
         accepted, bonus = self._verify(draft, logits)
         clock.to("sample")
@@ -235,6 +239,8 @@ class _Run:
         self._strategy.accept(step)
         clock.to("propose")
         self._record(step, way, perf_counter() - began, verify_s)
+        if experts is not None:
+            self._experts.append(experts)
         return step
 
     def _propose(self) -> Draft:

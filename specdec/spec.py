@@ -85,6 +85,7 @@ class RunSpec(Checked):
     stop: tuple[str, ...] = ()
     thinking: bool = False
     carry_state: bool = False
+    count_experts: bool = False
     rollback: tuple[Mode, ...] = ("auto",)
     snapshots: int | None = Field(None, ge=0, le=256)
     sampling: SamplingOptions = SamplingOptions()

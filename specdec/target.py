@@ -69,5 +69,8 @@ class Target(Protocol):
     def hidden_rows(self) -> FloatArray:
         """Hidden rows float32 [n, width] of the last decode's tokens, where the target was made to keep them."""
 
+    def take_experts(self) -> list[int] | None:
+        """Distinct experts of each layer since the last call; None where they are not counted."""
+
     def piece(self, token: int) -> bytes:
         """The bytes of a token, special tokens rendered as nothing."""

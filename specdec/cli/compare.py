@@ -43,6 +43,7 @@ def compare(
     stop: o.Stop = [],  # noqa: B006
     thinking: o.Thinking = False,
     carry_state: o.CarryState = False,
+    count_experts: o.CountExperts = False,
     sampling: o.SamplingMode = "greedy",
     temp: o.Temp = None,
     top_k: o.TopK = None,
@@ -91,6 +92,7 @@ def compare(
         stop=tuple(stop),
         thinking=thinking,
         carry_state=carry_state,
+        count_experts=count_experts,
         sampling={"sampling": sampling, "temp": temp, "top_k": top_k, "top_p": top_p, "min_p": min_p},
         model={
             "gpu_layers": gpu_layers,

@@ -72,8 +72,9 @@ def _of_run(profile: Profile, name: str, results: Path, json: bool) -> str:
     rows = prediction_rows(run, profile, elsewhere=bool(other))
     by_rates = tables.from_run(run, profile)
     if json:
-        body = {"profile": profile.id, "run": run.id, "differs": other, "rows": tables.as_rows(rows)}
-        body["by_length"] = {w: [tables.expected_row(e) for e in found] for w, found in by_rates.items()}
+        by_length = {name: [tables.expected_row(e) for e in found] for name, found in by_rates.items()}
+        body: dict[str, object] = {"profile": profile.id, "run": run.id, "differs": other, "rows": tables.as_rows(rows)}
+        body["by_length"] = by_length
         return orjson.dumps(body, option=orjson.OPT_INDENT_2).decode()
     head = f"Acceptance of run {run.id}"
     head += f"; it differs from the profile in: {', '.join(other)}. What it observed is left out." if other else "."

@@ -29,7 +29,7 @@ class LlamaTarget:
             vocabulary of 248 k, 512 rows would cost 500 MiB.
         hidden: whether decodes keep the hidden rows of all their tokens.
         spare_sequences: how many states ``LlamaMemory.keep_state`` can keep; each costs a recurrent state.
-        count_experts: whether to count distinct experts (slower: llama/experts.py); then ``experts`` holds the counter.
+        count_experts: whether to count distinct experts (slower: llama/experts.py), for ``take_experts``.
     """
 
     def __init__(
@@ -61,9 +61,9 @@ class LlamaTarget:
         params.flash_attn_type, params.type_k, params.type_v = model.attention()
         params.op_offload = options.op_offload
         params.no_perf = True
-        self.experts = ExpertCounter() if count_experts else None
-        if self.experts is not None:
-            params.cb_eval = self.experts.callback
+        self._experts = ExpertCounter() if count_experts else None  # llama.cpp keeps its callback only
+        if self._experts is not None:
+            params.cb_eval = self._experts.callback
         log.clear()
         self._context = L.llama_init_from_model(model.handle, params)
         if not self._context:
@@ -110,12 +110,14 @@ class LlamaTarget:
         address = ctypes.cast(self._nextn.llama_get_embeddings_nextn(self._context), ctypes.c_void_p).value
         return _floats(address, self._n_decoded, self.width)
 
+    def take_experts(self) -> list[int] | None:
+        return None if self._experts is None else self._experts.take()
+
     def warm_up(self) -> None:
         """One small decode, so that the first measured pass does not pay for page faults and kernel loading."""
         self.decode(np.zeros(2, np.int32), 0, "last")
         self.memory.clear()
-        if self.experts is not None:
-            self.experts.take()
+        self.take_experts()
 
 
 def _floats(address: int | None, rows: int, columns: int) -> FloatArray:

@@ -153,6 +153,7 @@ def _settings(meta: dict[str, Any]) -> dict[str, Any]:
         "llama-cpp-python": machine["packages"]["llama-cpp-python"],
         "threads": meta["context"]["threads"],
         "sampling": meta["labels"]["sampling"],
+        "counting experts": meta["spec"].get("count_experts", False),
         "model options": {k: v for k, v in model.items() if k not in _NOT_COSTS},
     }
 

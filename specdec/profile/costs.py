@@ -57,6 +57,7 @@ class Steps:
     drafted_before: Ints
     accepted_before: Ints
     same: npt.NDArray[np.bool_]
+    start: Ints
     phase: dict[str, Array]
 
     def points(
@@ -98,6 +99,7 @@ def _steps(lines: list[Sample], settle: int, recurrent: bool) -> Steps:
         columns["accepted"].append(accepted[counted])
         columns["drafted_before"].append(np.roll(drafted, 1)[counted])  # the first of a block is never counted
         columns["accepted_before"].append(np.roll(accepted, 1)[counted])
+        columns["start"].append(np.array(line["start"], np.int64)[counted])
         columns["same"].append(same_shape(drafted, redecoded(drafted, accepted, checkpoints), settle)[counted])
         for phase in PHASES:
             phases[phase].append(np.array(line["phase_us"][phase])[counted] * 1e-6)
@@ -326,8 +328,9 @@ class Profile:
 
 def by_depth(depths: dict[int, Costs], at: Ints, cost: Callable[[Costs], Array]) -> Array:
     """A cost of each step at its depth ``at``: between two measured depths in proportion, at the ends held."""
-    known = np.array(sorted(depths), np.float64)
-    table = np.stack([np.broadcast_to(cost(depths[int(d)]), at.shape) for d in known])
+    costs = [depths[d] for d in sorted(depths)]
+    known = [c.steps.start.mean() for c in costs]  # the steps of a block walk on from the depth at which it begins
+    table = np.stack([np.broadcast_to(cost(c), at.shape) for c in costs])
     place = np.interp(at, known, np.arange(len(known)))
     low = np.minimum(place.astype(np.int64), len(known) - 1)
     high = np.minimum(low + 1, len(known) - 1)

@@ -94,8 +94,9 @@ def _job(spec: ProfileSpec, model: LlamaModel, planned: list[Planned], say: Say)
     if spec.experts and not int(model.header.get("expert_count", 0)):
         raise SpecdecError("--experts: this model has no experts to count.", "Leave --experts out.")
     threads = [t or model.threads for t in spec.threads]
-    settings = plan.text_settings(model.recurrent, spec.passes, threads)
-    settings += plan.strategy_settings(planned, model.recurrent, spec.n_max, threads[0])
+    drafting = plan.strategy_settings(planned, model.recurrent, spec.n_max, threads[0])
+    passes = {*spec.passes, *(s.longest + 1 for s in drafting)}  # the curve reaches as far as any draft
+    settings = plan.text_settings(model.recurrent, passes, threads) + drafting
     t1, per_prompt_token, buffers = _first_look(model)
     settings = [s for s in settings if _affordable(s, buffers, say)]
     limit = spec.model.ctx_size or int(model.header.get("context_length", 0))
@@ -157,7 +158,6 @@ def count_experts(job: Job) -> Iterator[Sample]:
     passes = job.spec.passes
     setting = Setting(plan.TEXT, None, "auto", 0, tuple(n - 1 for n in passes), threads=job.settings[0].threads)
     target = LlamaTarget(job.model, job.n_ctx, 0, setting.longest, count_experts=True)
-    assert target.experts is not None
     text, script = job.text, Script()
     try:
         target.warm_up()
@@ -168,10 +168,10 @@ def count_experts(job: Job) -> Iterator[Sample]:
                 bench.prefill(start)
                 for n in passes:
                     bench.rewind()
-                    target.experts.take()
+                    target.take_experts()
                     began = perf_counter()
                     target.decode(text[start - 1 : start - 1 + n], start - 1, "all")
-                    body = {"n": n, "seconds": perf_counter() - began, "distinct": target.experts.take()}
+                    body = {"n": n, "seconds": perf_counter() - began, "distinct": target.take_experts()}
                     yield _line(setting, depth, 0, "experts", body, f"{n} {repeat}")
     finally:
         target.close()

@@ -105,13 +105,19 @@ def constant(setting: Setting, settle: int, round_: int, rng: random.Random) -> 
 
 
 def changing(setting: Setting, rng: random.Random) -> list[Want]:
-    """Every length once, each after another length."""
+    """Every length once, each after another length. On the curve short drafts are kept whole, so that no tokens are
+    decoded again in between; plain decoding follows such a one."""
     lengths = rng.sample(setting.lengths, len(setting.lengths))
     if len(lengths) < 2:
         return []
+    if 0 in lengths:
+        lengths.remove(0)
+        shortest = lengths.index(min(lengths))
+        lengths.insert(shortest + 1, 0)
     wants = [Want(lengths[-1], 0, False, True)]
     for length in lengths:
-        wants.append(Want(length, rng.randint(0, length) if setting.planned else 0))
+        kept = rng.randint(0, length) if setting.planned else length if length <= SNAPSHOT_LIMIT else 0
+        wants.append(Want(length, kept))
     return wants
 
 

@@ -42,7 +42,7 @@ class Staged:
         self._target, self._script, self.text = target, script, text
         self.n_vocab, self.n_ctx, self.n_batch = target.n_vocab, target.n_ctx, target.n_batch
         self.end_of_text, self.piece = target.end_of_text, target.piece
-        self.hidden_rows = target.hidden_rows
+        self.hidden_rows, self.take_experts = target.hidden_rows, target.take_experts
         self.memory: TargetMemory = target.memory
 
     def decode(self, ids: TokenArray, start: int, outputs: Outputs) -> FloatArray:

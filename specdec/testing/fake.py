@@ -127,6 +127,9 @@ class FakeTarget:
     def hidden_rows(self) -> FloatArray:
         return self._hidden
 
+    def take_experts(self) -> list[int] | None:
+        return None
+
     def piece(self, token: int) -> bytes:
         return b"" if token in self.end_of_text else bytes([97 + token % 26])
 
