@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -137,6 +138,12 @@ class Costs:
         at_same, at_other = (self._curve(self.verify_points[s])(tokens) for s in (True, False))
         chosen, rest = np.where(same, at_same, at_other), np.where(same, at_other, at_same)
         return np.where(np.isnan(chosen), rest, chosen)
+
+    def lay(self, tokens: Ints) -> Array:
+        """Mean depth of the measured passes over ``tokens`` tokens."""
+        counts = np.bincount(self.steps.drafted)
+        sums = np.bincount(self.steps.drafted, self.steps.start.astype(np.float64))
+        return self._curve({n + 1: float(sums[n] / counts[n]) for n in np.flatnonzero(counts)}, beyond=True)(tokens)
 
     def propose(self, drafted: Ints, accepted_before: Ints, whole_before: npt.NDArray[np.bool_]) -> Array:
         """Seconds of drafting ``drafted`` tokens after a step that kept ``accepted_before`` tokens (the whole draft, or
@@ -326,14 +333,17 @@ class Profile:
         raise LookupError(strategy)
 
 
-def by_depth(depths: dict[int, Costs], at: Ints, cost: Callable[[Costs], Array]) -> Array:
-    """A cost of each step at its depth ``at``: between two measured depths in proportion, at the ends held."""
+def by_depth(depths: dict[int, Costs], at: Ints, tokens: Ints, cost: Callable[[Costs], Array]) -> Array:
+    """A cost of each step at its depth ``at``: between two measured depths in proportion, at the ends held.
+
+    The steps of a block walk on from the depth at which it begins, so a measured point stands where its own steps lay
+    on average; ``tokens`` of each step's pass name the point.
+    """
     costs = [depths[d] for d in sorted(depths)]
-    known = [c.steps.start.mean() for c in costs]  # the steps of a block walk on from the depth at which it begins
-    table = np.stack([np.broadcast_to(cost(c), at.shape) for c in costs])
-    place = np.interp(at, known, np.arange(len(known)))
-    low = np.minimum(place.astype(np.int64), len(known) - 1)
-    high = np.minimum(low + 1, len(known) - 1)
-    share, steps = place - low, np.arange(len(at))
-    below = table[low, steps]
-    return np.asarray(np.where(share > 0, below * (1 - share) + table[high, steps] * share, below))
+    known = [c.lay(tokens) for c in costs]
+    values = [np.broadcast_to(cost(c), at.shape) for c in costs]
+    out = np.array(values[0], np.float64)
+    for (low, below), (high, above) in pairwise(zip(known, values, strict=True)):
+        share = np.clip((at - low) / (high - low), 0.0, 1.0)
+        out = np.where(share > 0, below * (1 - share) + above * share, out)
+    return out

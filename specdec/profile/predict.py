@@ -84,25 +84,27 @@ def phase_seconds(s: States, profile: Profile, arm: Arm) -> dict[str, Array]:
     curves = [own] if inner and not _looks_back(own) else []
     curves += [profile.rolling_back(arm.mode, _snapshots(profile, arm)), plain]
     ways = [curves[0], profile.rolling_back(arm.mode, 0)]
-    at, rejected = s.at, s.accepted
-    undo = [by_depth(way, at, lambda c: c.roll_back(s.drafted, rejected)) for way in ways]
+    at, tokens, rejected = s.at, s.drafted + 1, s.accepted
+    undo = [by_depth(way, at, tokens, lambda c: c.roll_back(s.drafted, rejected)) for way in ways]
     nothing = np.zeros(len(at))
     return {
-        "propose": by_depth(own, at, lambda c: c.propose(worked, s.accepted_before, s.whole_before))
+        "propose": by_depth(own, at, tokens, lambda c: c.propose(worked, s.accepted_before, s.whole_before))
         if inner
         else nothing,
-        "catch_up": by_depth(own, at, lambda c: c.catch_up(s.accepted)) if inner else nothing,
-        "verify": _first_known([by_depth(c, at, lambda c: c.verify(s.drafted + 1, s.same)) for c in curves]),
-        "sample": _first_known([by_depth(c, at, lambda c: c.sample(s.accepted + 1)) for c in curves]),
+        "catch_up": by_depth(own, at, tokens, lambda c: c.catch_up(s.accepted)) if inner else nothing,
+        "verify": _first_known([by_depth(c, at, tokens, lambda c: c.verify(s.drafted + 1, s.same)) for c in curves]),
+        "sample": _first_known([by_depth(c, at, tokens, lambda c: c.sample(s.accepted + 1)) for c in curves]),
         "roll_back": np.where(s.drafted == 0, 0.0, np.where(s.checkpoints, undo[1], undo[0])),
-        "translate": by_depth(own, at, lambda c: c.translate(s.drafted)) if inner else nothing,
-        "other": by_depth(own, at, lambda c: c.other(s.accepted)),
+        "translate": by_depth(own, at, tokens, lambda c: c.translate(s.drafted)) if inner else nothing,
+        "other": by_depth(own, at, tokens, lambda c: c.other(s.accepted)),
     }
 
 
 def first_token_seconds(profile: Profile, n_prompt: int) -> float:
     """Choosing the token that comes from the prompt's own decode, which a generation's time includes."""
-    return float(by_depth(profile.plain(), np.array([n_prompt]), lambda c: c.sample(np.array([1])))[0])
+    return float(
+        by_depth(profile.plain(), np.array([n_prompt]), np.ones(1, np.int64), lambda c: c.sample(np.array([1])))[0]
+    )
 
 
 @dataclass(frozen=True, slots=True)
