@@ -115,6 +115,7 @@ class Expected:
         tokens: expected tokens of a step (the mean acceptance length).
         seconds: expected seconds of a step by phase.
         plain: seconds of a step of plain decoding.
+        looks_back: it finds drafts in the text, where there are any: a draft at every step is more than it can promise.
     """
 
     strategy: str
@@ -122,6 +123,7 @@ class Expected:
     tokens: float
     seconds: dict[str, float] = field(repr=False)
     plain: float
+    looks_back: bool = False
 
     @property
     def step(self) -> float:
@@ -168,7 +170,8 @@ def expect(profile: Profile, strategy: str, length: int, rates: Sequence[float],
     seconds = {phase: float(weights[weights > 0] @ phases[phase][weights > 0]) for phase in PHASES}
     if not np.isfinite(sum(seconds.values())):
         return None
-    return Expected(strategy, length, float(unconditional.sum()), seconds, plain_step(profile, depth))
+    back = _looks_back(profile.drafting(strategy)[1])
+    return Expected(strategy, length, float(unconditional.sum()), seconds, plain_step(profile, depth), back)
 
 
 def plain_step(profile: Profile, depth: int) -> float:

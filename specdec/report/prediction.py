@@ -43,7 +43,8 @@ def beside_table(rows: list[PredictionRow], profile: Profile, style: str = "simp
 
 def best_table(found: list[Expected], depth: int | None, style: str = "simple") -> str:
     """What every strategy and draft length would give; the best is marked."""
-    best = max(found, key=lambda e: e.speedup)
+    sure = [e for e in found if not e.looks_back] or found
+    best = max(sure, key=lambda e: e.speedup)
     body = []
     for e in found:
         drafting = e.seconds["propose"] + e.seconds["catch_up"] + e.seconds["translate"]
@@ -55,6 +56,10 @@ def best_table(found: list[Expected], depth: int | None, style: str = "simple") 
     heads = ["strategy", "draft", "AL", "break-even", "draft ms", "verify ms", "rest ms", "tok/s", "speedup"]
     where = f"At {depth:,} tokens of context" if depth else "At the depth of half of the answers"
     notes = [f"{where}, against plain decoding at {1 / best.plain:.2f} tok/s."]
+    if any(e.looks_back for e in found):
+        notes.append(
+            "n-grams: as if they found a draft at every step, which depends on the text; so never marked best."
+        )
     if best.speedup <= 1:
         notes.append("Nothing pays at this acceptance: plain decoding is best.")
     return _tabulate(body, heads, style) + "\n\n" + "\n".join(notes)
