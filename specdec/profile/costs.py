@@ -313,6 +313,15 @@ class Profile:
                 f"Take a profile with --strategies {strategy}.",
             ) from None
 
+    def by_snapshots(self) -> dict[int, dict[int, Costs]]:
+        """The curve at each number of snapshots, rising."""
+        found = {
+            k.snapshots: depths
+            for k, depths in self.costs.items()
+            if k.strategy == TEXT and k.mode == "auto" and k.threads == self.threads
+        }
+        return dict(sorted(found.items()))
+
     def rolling_back(self, mode: str, snapshots: int) -> dict[int, Costs]:
         """A setting of the curve that undoes drafts that way."""
         mode = "auto" if mode in ("checkpoint", "snapshots") else mode

@@ -69,7 +69,9 @@ def text_settings(recurrent: bool, passes: Iterable[int], threads: Iterable[int]
     few = tuple(n for n in lengths if n in (0, 1, 3, 7))
     return [
         Setting(TEXT, None, "auto", 0, lengths, threads=first),
+        # A pass copies every kept state: its time grows with their number, evenly from the first one on.
         Setting(TEXT, None, "auto", SNAPSHOT_LIMIT, short, threads=first),
+        Setting(TEXT, None, "auto", 1, short, threads=first),
         Setting(TEXT, None, "checkpoint-host", 0, few or short, threads=first),
         *more,
     ]

@@ -92,12 +92,38 @@ def phase_seconds(s: States, profile: Profile, arm: Arm) -> dict[str, Array]:
         if inner
         else nothing,
         "catch_up": by_depth(own, at, tokens, lambda c: c.catch_up(s.accepted)) if inner else nothing,
-        "verify": _first_known([by_depth(c, at, tokens, lambda c: c.verify(s.drafted + 1, s.same)) for c in curves]),
+        "verify": _verify(s, profile, arm, curves),
         "sample": _first_known([by_depth(c, at, tokens, lambda c: c.sample(s.accepted + 1)) for c in curves]),
         "roll_back": np.where(s.drafted == 0, 0.0, np.where(s.checkpoints, undo[1], undo[0])),
         "translate": by_depth(own, at, tokens, lambda c: c.translate(s.drafted)) if inner else nothing,
         "other": by_depth(own, at, tokens, lambda c: c.other(s.accepted)),
     }
+
+
+def _verify(s: States, profile: Profile, arm: Arm, curves: list[dict[int, Costs]]) -> Array:
+    """Target passes as measured beside the arm's own drafting; where that was with other snapshots, with the difference
+    that those make on the curve."""
+    tokens = s.drafted + 1
+
+    def pass_(depths: dict[int, Costs]) -> Array:
+        return by_depth(depths, s.at, tokens, lambda c: c.verify(tokens, s.same))
+
+    seconds = _first_known([pass_(c) for c in curves])
+    measured, wanted = _measured_snapshots(profile, arm), _snapshots(profile, arm)
+    if measured == wanted:
+        return seconds
+    kept = {count: pass_(depths) for count, depths in profile.by_snapshots().items()}
+    difference = _between(kept, wanted) - _between(kept, measured)
+    return np.where(s.drafted > 0, seconds + difference, seconds)
+
+
+def _between(curves: dict[int, Array], count: int) -> Array:
+    """The curve at ``count`` snapshots, in proportion between its measured neighbours; NaN beyond the last."""
+    low, high = (max(c for c in curves if c <= count), min((c for c in curves if c >= count), default=None))
+    if high is None:
+        return np.full(len(curves[low]), np.nan)
+    share = (count - low) / (high - low) if high > low else 0.0
+    return curves[low] * (1 - share) + curves[high] * share
 
 
 def first_token_seconds(profile: Profile, n_prompt: int) -> float:
@@ -149,7 +175,8 @@ class Expected:
 def expect(profile: Profile, strategy: str, length: int, rates: Sequence[float], depth: int) -> Expected | None:
     """Drafts of always ``length`` tokens, kept with conditional ``rates`` (at least ``length`` of them) at ``depth``;
     None where the profile did not measure drafts of that length."""
-    arm = Arm(strategy, n_max=length)
+    kept = profile.drafting(strategy)[0].snapshots if strategy != TEXT else 0
+    arm = Arm(strategy, snapshots=min(kept, length), n_max=length)  # a run keeps as many as its drafts are long
     unconditional = np.cumprod([1.0, *rates[:length]])
     lengths = unconditional - np.append(unconditional[1:], 0.0)  # probability that exactly i tokens are kept
     before, now = (g.ravel() for g in np.meshgrid(np.arange(length + 1), np.arange(length + 1), indexing="ij"))
@@ -201,6 +228,14 @@ def _snapshots(profile: Profile, arm: Arm) -> int:
     if arm.snapshots is not None or arm.strategy in (BASELINE, TEXT):
         return arm.snapshots or 0
     return profile.drafting(arm.strategy)[0].snapshots
+
+
+def _measured_snapshots(profile: Profile, arm: Arm) -> int:
+    """Snapshots of the setting whose passes stand for the arm's."""
+    if arm.strategy in (BASELINE, TEXT):
+        return _snapshots(profile, arm)
+    key, depths = profile.drafting(arm.strategy)
+    return _snapshots(profile, arm) if _looks_back(depths) else key.snapshots
 
 
 def _checkpoints(profile: Profile, arm: Arm, drafted: Ints) -> Flags:

@@ -83,10 +83,8 @@ def _curve(profile: Profile, depth: int) -> tuple[list[list[str]], list[str]]:
     """n, T(n), C(n), the same after a pass of another length, the same with snapshots, distinct experts."""
     plain = profile.plain()[depth].verify_points
     same, other = plain[True] or plain[False], plain[False]
-    kept: dict[int, Any] = {}
-    for key, depths in profile.costs.items():
-        if key.strategy == TEXT and key.snapshots and key.threads == profile.threads:
-            kept = depths[depth].verify_points[True]
+    most, curves = max(profile.by_snapshots().items())
+    kept = curves[depth].verify_points[True] if most else {}
     base = same[1].median
     lengths = sorted(same | other)
     extra, heads = expert_columns(profile, depth, lengths)
@@ -97,7 +95,7 @@ def _curve(profile: Profile, depth: int) -> tuple[list[list[str]], list[str]]:
         row += [f"{other[n].median * 1e3:.2f}" if n in other else ""]
         row += [f"{kept[n].median * 1e3:.2f}" if n in kept else ""] if kept else []
         body.append([*row, *extra[i]])
-    snapshots = ["snapshots"] if kept else []
+    snapshots = [f"{most} snapshots"] if kept else []
     return body, ["n", "T(n) ms", "+-", "C(n)", "after another n", *snapshots, *heads]
 
 
