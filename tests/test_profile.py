@@ -16,11 +16,12 @@ from specdec.profile import bench as bench_module
 from specdec.profile import plan
 from specdec.profile.bench import Bench, Want
 from specdec.profile.compare import mismatches, prediction_rows
-from specdec.profile.costs import Profile, redecoded, same_shape
 from specdec.profile.plan import Setting
 from specdec.profile.predict import Arm, expect, plain_step, predict_steps
 from specdec.profile.spec import ProfileSpec
 from specdec.profile.stage import Script, Scripted, Staged
+from specdec.profile.steps import redecoded, same_shape
+from specdec.profile.stored import Profile
 from specdec.report import profile as tables
 from specdec.report.experts import uniform_law
 from specdec.report.prediction import expectations

@@ -12,7 +12,7 @@ from specdec.cli import options as o
 from specdec.errors import SpecdecError
 
 if TYPE_CHECKING:
-    from specdec.profile.costs import Profile
+    from specdec.profile.stored import Profile
 
 
 @app.command()
@@ -84,7 +84,7 @@ def _of_run(profile: Profile, name: str, results: Path, json: bool) -> str:
 def _profile(name: str, results: Path) -> Profile:
     from specdec import store
     from specdec.profile.compare import newest_profile
-    from specdec.profile.costs import Profile
+    from specdec.profile.stored import Profile
 
     if name and name != "latest":
         return Profile(store.read_run(store.find_run(name, results)))

@@ -49,7 +49,7 @@ def _predict(run: Run, name: str, results: Path, style: str) -> None:
     from specdec import store
     from specdec.errors import SpecdecError
     from specdec.profile.compare import find_profile, mismatches, prediction_rows
-    from specdec.profile.costs import Profile
+    from specdec.profile.stored import Profile
     from specdec.report.prediction import beside_table
 
     found = Profile(store.read_run(store.find_run(name, results))) if name else find_profile(run, results)

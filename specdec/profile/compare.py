@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from specdec.errors import SpecdecError
-from specdec.profile.costs import Profile
 from specdec.profile.predict import BASELINE, Arm, first_token_seconds, predict_steps
+from specdec.profile.stored import Profile
 from specdec.store import Run, Sample, read_run
 from specdec.types import PHASES
 

@@ -8,104 +8,15 @@ held at the first or last measured one beyond their range; a prediction says how
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from specdec.errors import SpecdecError
-from specdec.profile.plan import TEXT
-from specdec.store import Run, Sample
-from specdec.types import PHASES
-
-Array = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Point = tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Of one measured point, seconds."""
-
-    median: float
-    low: float
-    high: float
-    n: int
-
-    @property
-    def relative(self) -> float:
-        """Half of the middle half's width, as a share of the median."""
-        return (self.high - self.low) / 2 / self.median if self.median else 0.0
-
-
-def spread(seconds: Iterable[float]) -> Spread:
-    """Median and quartiles."""
-    values = np.fromiter(seconds, np.float64)
-    low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
-    return Spread(float(middle), float(low), float(high), len(values))
-
-
-@dataclass(frozen=True, slots=True)
-class Steps:
-    """Counted steps of one setting at one depth: arrays of one length, times in seconds."""
-
-    drafted: Ints
-    accepted: Ints
-    drafted_before: Ints
-    accepted_before: Ints
-    same: npt.NDArray[np.bool_]
-    start: Ints
-    phase: dict[str, Array]
-
-    def points(
-        self, phase: str, key: Callable[[Steps], tuple[Ints, ...]], where: Any = slice(None)
-    ) -> dict[Point, Array]:
-        """Seconds of a phase by the point that ``key`` gives."""
-        keys = np.stack(key(self), axis=1)[where]
-        found: dict[Point, list[float]] = defaultdict(list)
-        for point, seconds in zip(map(tuple, keys.tolist()), self.phase[phase][where].tolist(), strict=True):
-            found[point].append(seconds)
-        return {point: np.array(values) for point, values in sorted(found.items())}
-
-
-def redecoded(drafted: Ints, accepted: Ints, checkpoints: npt.NDArray[np.bool_] | bool) -> Ints:
-    """Tokens decoded again after each step: where a checkpoint was restored, the last token and what was kept."""
-    return np.where((accepted < drafted) & checkpoints, accepted + 1, 0)
-
-
-def same_shape(drafted: Ints, again: Ints, settle: int) -> npt.NDArray[np.bool_]:
-    """Whether the ``settle`` decodes before each target pass had as many tokens as the pass itself: then llama.cpp (and
-    a CUDA graph, with 2) uses what it built before. ``again`` are the tokens decoded again after each step."""
-    out = np.zeros(len(drafted), bool)
-    history: list[int] = []
-    for i, (n, more) in enumerate(zip((drafted + 1).tolist(), again.tolist(), strict=True)):
-        out[i] = len(history) >= settle and all(h == n for h in history[-settle:])
-        history = [*history, n, *([more] if more else [])][-settle:]
-    return out
-
-
-def _steps(lines: list[Sample], settle: int, recurrent: bool) -> Steps:
-    """Put the counted steps of these lines together; the step before each is that of the same block."""
-    columns: dict[str, list[Ints]] = defaultdict(list)
-    phases: dict[str, list[Array]] = defaultdict(list)
-    for line in lines:
-        drafted, accepted = np.array(line["drafted"], np.int64), np.array(line["accepted"], np.int64)
-        checkpoints = recurrent & ((drafted > line["snapshots"]) | line["rollback"].startswith("checkpoint"))
-        counted = np.array(line["counted"], bool)
-        columns["drafted"].append(drafted[counted])
-        columns["accepted"].append(accepted[counted])
-        columns["drafted_before"].append(np.roll(drafted, 1)[counted])  # the first of a block is never counted
-        columns["accepted_before"].append(np.roll(accepted, 1)[counted])
-        columns["start"].append(np.array(line["start"], np.int64)[counted])
-        columns["same"].append(same_shape(drafted, redecoded(drafted, accepted, checkpoints), settle)[counted])
-        for phase in PHASES:
-            phases[phase].append(np.array(line["phase_us"][phase])[counted] * 1e-6)
-    joined: dict[str, Any] = {name: np.concatenate(parts) for name, parts in columns.items()}
-    return Steps(**joined, phase={phase: np.concatenate(parts) for phase, parts in phases.items()})
+from specdec.profile.steps import Array, Ints, Point, Spread, Steps, spread
 
 
 @dataclass(frozen=True)
@@ -232,114 +143,6 @@ class Costs:
             return lambda n: np.full(np.shape(n), np.nan)
         edge = {} if beyond else {"left": np.nan, "right": np.nan}
         return lambda n: np.asarray(np.interp(n, at, seconds, **edge))
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """A setting of a profile."""
-
-    strategy: str
-    mode: str
-    snapshots: int
-    threads: int
-
-
-class Profile:
-    """A stored profile, read.
-
-    Raises:
-        SpecdecError: the run is not a profile, or holds no measured steps.
-    """
-
-    def __init__(self, run: Run) -> None:
-        if run.meta["kind"] != "profile":
-            raise SpecdecError(f"{run.folder} is no profile (kind {run.meta['kind']}).", "Take one: specdec profile.")
-        self.run, self.meta = run, run.meta
-        self.settle = int(self.meta["settle"])
-        self.recurrent = bool(self.meta["context"]["recurrent"])
-        groups: dict[Key, dict[int, list[Sample]]] = defaultdict(lambda: defaultdict(list))
-        back = {}
-        for line in run.samples:
-            if line["kind"] == "steps":
-                key = Key(line["strategy"], line["rollback"], line["snapshots"], line["threads"])
-                groups[key][line["depth"]].append(line)
-                back[key] = line["looks_back"]
-        if not groups:
-            raise SpecdecError(f"{run.folder} holds no measured steps.", "Take the profile again.")
-        self.costs = {
-            key: {
-                depth: Costs(_steps(lines, self.settle, self.recurrent), back[key])
-                for depth, lines in sorted(depths.items())
-            }
-            for key, depths in groups.items()
-        }
-
-    @property
-    def id(self) -> str:
-        """The run's name."""
-        return self.run.id
-
-    @property
-    def threads(self) -> int:
-        """Threads at which everything was measured."""
-        return int(self.meta["context"]["threads"])
-
-    @property
-    def depths(self) -> list[int]:
-        """Measured depths, rising."""
-        return sorted(self.plain())
-
-    @property
-    def strategies(self) -> list[str]:
-        """Names of the strategies whose drafting was measured."""
-        return [k.strategy for k in self.costs if k.strategy != TEXT]
-
-    def lines(self, kind: str) -> list[Sample]:
-        """Stored lines of one kind: ``prompt``, ``checkpoint``, ``experts``, ``steps``."""
-        return [s for s in self.run.samples if s["kind"] == kind]
-
-    def plain(self) -> dict[int, Costs]:
-        """The curve without snapshots, by depth."""
-        return self.find(TEXT, lambda k: k.snapshots == 0 and k.mode == "auto")[1]
-
-    def drafting(self, strategy: str) -> tuple[Key, dict[int, Costs]]:
-        """The setting in which a strategy's drafting was measured."""
-        try:
-            return self.find(strategy)
-        except LookupError:
-            known = ", ".join(self.strategies) or "none"
-            raise SpecdecError(
-                f"profile {self.id} did not measure the strategy {strategy!r} (measured: {known}).",
-                f"Take a profile with --strategies {strategy}.",
-            ) from None
-
-    def by_snapshots(self) -> dict[int, dict[int, Costs]]:
-        """The curve at each number of snapshots, rising."""
-        found = {
-            k.snapshots: depths
-            for k, depths in self.costs.items()
-            if k.strategy == TEXT and k.mode == "auto" and k.threads == self.threads
-        }
-        return dict(sorted(found.items()))
-
-    def rolling_back(self, mode: str, snapshots: int) -> dict[int, Costs]:
-        """A setting of the curve that undoes drafts that way."""
-        mode = "auto" if mode in ("checkpoint", "snapshots") else mode
-        try:
-            return self.find(TEXT, lambda k: k.mode == mode and (k.snapshots > 0) == (snapshots > 0))[1]
-        except LookupError:
-            return self.plain()
-
-    def find(self, strategy: str, fits: Callable[[Key], bool] = lambda _: True) -> tuple[Key, dict[int, Costs]]:
-        """The first setting of a strategy that fits, at the profile's own thread count.
-
-        Raises:
-            LookupError: there is none.
-        """
-        for key, depths in self.costs.items():
-            if key.strategy == strategy and key.threads == self.threads and fits(key):
-                return key, depths
-        raise LookupError(strategy)
 
 
 def by_depth(depths: dict[int, Costs], at: Ints, tokens: Ints, cost: Callable[[Costs], Array]) -> Array:

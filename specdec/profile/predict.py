@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from specdec.profile.costs import Array, Costs, Ints, Profile, by_depth, redecoded, same_shape
+from specdec.profile.costs import Costs, by_depth
 from specdec.profile.plan import TEXT
+from specdec.profile.steps import Array, Ints, redecoded, same_shape
+from specdec.profile.stored import Profile
 from specdec.types import PHASES
 
 BASELINE = "none"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from specdec.profile.costs import Profile
+from specdec.profile.stored import Profile
 
 
 def uniform_law(experts: int, used: int, tokens: int) -> float:

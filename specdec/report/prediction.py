@@ -8,8 +8,9 @@ import numpy as np
 from tabulate import tabulate
 
 from specdec.profile.compare import FLAG, PredictionRow
-from specdec.profile.costs import Ints, Profile
 from specdec.profile.predict import Expected, expect, lengths_of
+from specdec.profile.steps import Ints
+from specdec.profile.stored import Profile
 from specdec.store import Run
 from specdec.types import PHASES, Row
 

@@ -8,9 +8,10 @@ import numpy as np
 import orjson
 from tabulate import tabulate
 
-from specdec.profile.costs import Costs, Key, Profile
+from specdec.profile.costs import Costs
 from specdec.profile.plan import SWEEPS, TEXT
 from specdec.profile.predict import expect, lengths_of
+from specdec.profile.stored import Key, Profile
 from specdec.report.experts import expert_columns, expert_notes
 from specdec.store import Run
 
