@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
 from specdec.errors import SpecdecError
 from specdec.profile.predict import BASELINE, Arm, first_token_seconds, predict_steps
@@ -159,8 +160,11 @@ def _settings(meta: dict[str, Any]) -> dict[str, Any]:
 
 
 def _profile(folder: Path) -> Profile | None:
+    """The finished profile in this folder, or None; other kinds of runs are not read whole."""
     try:
-        run = read_run(folder)
-        return Profile(run) if run.meta["kind"] == "profile" and run.finished else None
-    except (SpecdecError, KeyError):
+        meta = orjson.loads((folder / "run.json").read_bytes())
+        if meta["kind"] != "profile" or meta["status"] != "finished":
+            return None
+        return Profile(read_run(folder))
+    except (SpecdecError, KeyError, orjson.JSONDecodeError):
         return None  # another schema, or damaged: no profile that could be used

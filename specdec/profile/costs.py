@@ -18,6 +18,15 @@ import numpy.typing as npt
 
 from specdec.profile.steps import Array, Ints, Point, Spread, Steps, spread
 
+_DEPENDS: dict[str, Callable[[Steps], tuple[Ints, ...]]] = {
+    "propose": lambda s: (s.drafted, s.accepted_before, (s.accepted_before == s.drafted_before).astype(np.int64)),
+    "catch_up": lambda s: (s.accepted,),
+    "sample": lambda s: (s.accepted + 1,),
+    "roll_back": lambda s: (s.drafted, s.accepted),
+    "translate": lambda s: (s.drafted,),
+    "other": lambda s: (s.accepted,),
+}
+
 
 @dataclass(frozen=True)
 class Costs:
@@ -71,9 +80,7 @@ class Costs:
     def _propose_table(self, size: int) -> Array:
         """[drafted, accepted before, whole before]: measured cells; elsewhere the cost of the length and the extra cost
         of the state before, which do not depend on each other."""
-        cells = self._medians(
-            "propose", lambda s: (s.drafted, s.accepted_before, s.accepted_before == s.drafted_before)
-        )
+        cells = self._medians["propose"]
         cells = {p: v for p, v in cells.items() if p[0] > 0}
         base = {k: v for (k, a, whole), v in cells.items() if a == 0 and not whole}
         every = np.arange(size)
@@ -93,17 +100,17 @@ class Costs:
 
     def sample(self, rows: Ints) -> Array:
         """Seconds of choosing the target's tokens from ``rows`` rows of logits."""
-        points = self._medians("sample", lambda s: (s.accepted + 1,))
+        points = self._medians["sample"]
         return self._curve({n: v for (n,), v in points.items()})(rows)
 
     def catch_up(self, accepted: Ints) -> Array:
         """Seconds of handing the hidden rows of the kept tokens over."""
-        points = self._medians("catch_up", lambda s: (s.accepted,))
+        points = self._medians["catch_up"]
         return self._curve({n: v for (n,), v in points.items()}, beyond=True)(accepted)
 
     def roll_back(self, drafted: Ints, accepted: Ints) -> Array:
         """Seconds of what is kept before a pass and of undoing what was rejected after it."""
-        points = self._medians("roll_back", lambda s: (s.drafted, s.accepted))
+        points = self._medians["roll_back"]
         whole = {k: v for (k, a), v in points.items() if a == k}
         size = int(drafted.max(initial=0)) + 1
         table = np.full((size, size), np.nan)
@@ -122,16 +129,21 @@ class Costs:
 
     def other(self, accepted: Ints) -> Array:
         """Seconds of everything else in a step: Python around the phases, and taking the tokens over."""
-        points = self._medians("other", lambda s: (s.accepted,))
+        points = self._medians["other"]
         return self._curve({n: v for (n,), v in points.items()}, beyond=True)(accepted)
 
     def translate(self, drafted: Ints) -> Array:
         """Seconds of changing between vocabularies."""
-        points = self._medians("translate", lambda s: (s.drafted,))
+        points = self._medians["translate"]
         return self._curve({n: v for (n,), v in points.items()}, beyond=True)(drafted)
 
-    def _medians(self, phase: str, key: Callable[[Steps], tuple[Ints, ...]]) -> dict[Point, float]:
-        return {point: float(np.median(v)) for point, v in self.steps.points(phase, key).items()}
+    @cached_property
+    def _medians(self) -> dict[str, dict[Point, float]]:
+        """Of each phase, the median seconds by what the phase depends on."""
+        return {
+            phase: {point: float(np.median(values)) for point, values in self.steps.points(phase, key).items()}
+            for phase, key in _DEPENDS.items()
+        }
 
     @staticmethod
     def _curve(points: Mapping[int, Spread | float], beyond: bool = False) -> Callable[[Ints], Array]:
