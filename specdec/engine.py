@@ -8,9 +8,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from specdec.decode import Decoder
 from specdec.demo import model_path
 from specdec.errors import SpecdecError
+from specdec.forced import ForcedTarget, SyntheticAcceptance
 from specdec.llama.devices import free_bytes
 from specdec.llama.gguf import read_header
 from specdec.llama.library import gpu_names
@@ -20,6 +23,7 @@ from specdec.registry import Planned
 from specdec.rollback import Mode, snapshots_for, snapshots_short_of
 from specdec.spec import RunSpec
 from specdec.strategy import Services, Strategy
+from specdec.target import Target
 from specdec.types import Generation, Limits, MemoryItem, Message, Prompt, Sampling, TokenArray
 
 
@@ -56,7 +60,7 @@ class Engine:
         for probe in probes:
             probe.check(header)
         announce(f"Loading {path.name} ({header.file_bytes / 1e9:.2f} GB)")
-        self.model = LlamaModel(path, spec.model, mtp=any("hidden_states" in p.needs for p in probes))
+        self.model = LlamaModel(path, spec.model, mtp=any("mtp_layer" in p.needs for p in probes))
         announce(f"Loaded in {self.model.load_s:.1f} s: {self.model.description}, vocabulary {self.model.n_vocab:,}")
         if spec.count_experts:
             if not int(header.get("expert_count", 0)):
@@ -140,17 +144,26 @@ class Engine:
         if not self._spec.carry_state:
             strategy.reset()
         limits = limits or self._spec.limits
-        decoder = Decoder(self._context(arm), strategy, arm.rollback)
         answers: list[Message] = []
         for turn in range(prompt.turns):
             ids = self.tokens(prompt, _history(prompt, answers))
-            if turn and not self._spec.model.ctx_size and len(ids) + limits.n_predict > self._n_ctx:
+            grows = turn and not self._spec.model.ctx_size and len(ids) + limits.n_predict > self._n_ctx
+            if grows:
                 self._grow(len(ids) + limits.n_predict)
                 strategy = self._strategy(arm)
-                decoder = Decoder(self._context(arm), strategy, arm.rollback)
+            if grows or not turn:
+                decoder = Decoder(self._spoken(self._context(arm), prompt), strategy, arm.rollback)
             generation = decoder.generate(ids, limits, self._seeded(prompt, turn))
             yield turn, dataclasses.replace(generation, memory=tuple(self._memory(arm, strategy, generation)))
             answers.append(Message("assistant", generation.text))
+
+    def _spoken(self, target: LlamaTarget, prompt: Prompt) -> Target:
+        """The target that speaks: the model itself, or with ``synthetic`` one that accepts at given rates."""
+        if not self._spec.synthetic:
+            return target
+        tokens = np.setdiff1d(np.arange(target.n_vocab, dtype=np.int32), list(target.end_of_text))
+        seed = self._seeded(prompt, 0).seed
+        return ForcedTarget(target, SyntheticAcceptance(self._spec.synthetic, target.n_ctx, tokens, seed))
 
     def discard(self, arm: Arm) -> None:
         """After a failure: the arm's strategy and the context are made anew before the next use."""

@@ -12,6 +12,7 @@ import pytest
 from specdec import decode
 from specdec.decode import Decoder
 from specdec.errors import SpecdecError
+from specdec.forced import ForcedTarget
 from specdec.profile import bench as bench_module
 from specdec.profile import plan
 from specdec.profile.bench import Bench, Want
@@ -19,7 +20,7 @@ from specdec.profile.compare import mismatches, prediction_rows
 from specdec.profile.plan import Setting
 from specdec.profile.predict import Arm, expect, plain_step, predict_steps
 from specdec.profile.spec import ProfileSpec
-from specdec.profile.stage import Script, Scripted, Staged
+from specdec.profile.stage import Outcome, Script, Scripted
 from specdec.profile.steps import redecoded, same_shape
 from specdec.profile.stored import Profile
 from specdec.report import profile as tables
@@ -309,12 +310,16 @@ def test_a_forced_sampled_step_is_kept_and_rejected_too(clock: Time) -> None:
     assert block.accepted == [1, 3, 0]
 
 
-def test_a_staged_target_is_a_target() -> None:
-    target = FakeTarget()
-    staged = Staged(target, Script(1, 1), lambda i: 7)
-    assert staged.decode(np.array([3], np.int32), 0, "last").argmax() == 7
-    logits = staged.decode(np.array([1, 2], np.int32), 1, "all")
-    assert logits.argmax(axis=1).tolist() == [2, 7]
+def test_the_outcome_is_what_the_script_wants() -> None:
+    target = ForcedTarget(FakeTarget(), Outcome(Script(1, 1), lambda i: 7, 24))
+    assert target.decode(np.array([3], np.int32), 0, "last").argmax() == 7
+    assert target.decode(np.array([1, 2], np.int32), 1, "all").argmax(axis=1).tolist() == [2, 7]
+    none = Outcome(Script(2, 0), lambda i: 5, 24)
+    assert none.after(np.array([1, 5, 5], np.int32), 0).tolist() == [
+        6,
+        5,
+        5,
+    ]  # the draft is the text: refused all the same
 
 
 def test_run_and_profile_side_by_side(clock: Time) -> None:

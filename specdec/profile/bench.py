@@ -13,7 +13,8 @@ from time import perf_counter
 from typing import Any
 
 from specdec.decode import Clock, Decoder
-from specdec.profile.stage import Script, Scripted, Staged
+from specdec.forced import ForcedTarget
+from specdec.profile.stage import Outcome, Script, Scripted
 from specdec.rollback import Mode
 from specdec.target import Target
 from specdec.types import PHASES, Limits, Sampling, Step, TokenArray
@@ -79,8 +80,7 @@ class Bench:
     ) -> None:
         self._target, self._strategy, self._script = target, strategy, script
         self.text, self._sampling = text, sampling
-        self._staged = Staged(target, script, strategy.text)
-        self._decoder = Decoder(self._staged, strategy, mode)
+        self._decoder = Decoder(ForcedTarget(target, Outcome(script, strategy.text, target.n_vocab)), strategy, mode)
         self._depth = 0
 
     def prefill(self, depth: int) -> dict[str, float]:

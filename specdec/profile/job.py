@@ -53,7 +53,7 @@ def prepare(spec: ProfileSpec, say: Say) -> Job:
         probe.check(header)
     say(f"Loading {path.name} ({header.file_bytes / 1e9:.2f} GB)")
     options = spec.model.model_copy(update={"threads": spec.threads[0]})
-    model = LlamaModel(path, options, mtp=any("hidden_states" in p.needs for p in probes))
+    model = LlamaModel(path, options, mtp=any("mtp_layer" in p.needs for p in probes))
     try:
         say(f"Loaded in {model.load_s:.1f} s: {model.description}")
         return _job(spec, model, planned, say)

@@ -2,7 +2,7 @@
 
 A cost measured alone differs from the cost in the loop: a draft pass throws the target's weights out of the cache, and
 on a GPU a change of shape throws away a captured graph. So nothing is timed here that is not a step of the loop in
-decode.py; only the outcome of verification is set, by two logits a row, in the target's answer.
+decode.py; only the outcome of verification is set, in the target's answer (forced.py).
 """
 
 from __future__ import annotations
@@ -13,11 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from specdec.strategy import Services, Strategy
-from specdec.target import Outputs, Target, TargetMemory
 from specdec.types import NO_DRAFT, Draft, FloatArray, MemoryItem, Step, TokenArray
-
-_SURE = np.float32(1e9)
-_NEVER = np.float32(-1e9)
 
 Continuation = Callable[[int], int]
 """The token that the measured text has at a position."""
@@ -31,35 +27,23 @@ class Script:
     accepted: int = 0
 
 
-class Staged:
-    """A target whose verification ends as the script says; everything else is the target's own.
+class Outcome:
+    """What a ``ForcedTarget`` says so that verification ends as the script wants.
 
-    The first token, and the bonus token after a draft that was kept whole, are those of the measured text, so that the
-    text goes on as text.
+    Where a draft was kept whole, and where there was none, it says the measured text, so that the text goes on as text.
     """
 
-    def __init__(self, target: Target, script: Script, text: Continuation) -> None:
-        self._target, self._script, self.text = target, script, text
-        self.n_vocab, self.n_ctx, self.n_batch = target.n_vocab, target.n_ctx, target.n_batch
-        self.end_of_text, self.piece = target.end_of_text, target.piece
-        self.hidden_rows, self.take_experts = target.hidden_rows, target.take_experts
-        self.memory: TargetMemory = target.memory
+    def __init__(self, script: Script, text: Continuation, n_vocab: int) -> None:
+        self._script, self._text, self._n_vocab = script, text, n_vocab
 
-    def decode(self, ids: TokenArray, start: int, outputs: Outputs) -> FloatArray:
-        """Decode; of a target pass (``all``) the rows that decide are set."""
-        logits = self._target.decode(ids, start, outputs)
-        if outputs == "last":
-            logits[0, self.text(start + len(ids))] = _SURE
-        elif outputs == "all":
-            drafted = len(ids) - 1
-            kept = min(self._script.accepted, drafted)
-            for i in range(kept):
-                logits[i, ids[i + 1]] = _SURE
-            if kept < drafted:
-                logits[kept, ids[kept + 1]] = _NEVER
-            else:
-                logits[kept, self.text(start + len(ids))] = _SURE
-        return logits
+    def after(self, ids: TokenArray, start: int) -> TokenArray:
+        own = np.array([self._text(start + 1 + i) for i in range(len(ids))], np.int32)
+        draft = ids[1:]
+        kept = min(self._script.accepted, len(draft))
+        own[:kept] = draft[:kept]
+        if kept < len(draft) and own[kept] == draft[kept]:  # text drafts are right: it must differ
+            own[kept] = (own[kept] + 1) % self._n_vocab
+        return own
 
 
 class Scripted(Strategy):
@@ -67,7 +51,7 @@ class Scripted(Strategy):
 
     Args:
         inner: does the work that is timed; None drafts the text's own next tokens, for nothing.
-        script, text: as in ``Staged``.
+        script, text: as in ``Outcome``.
         longest: the most tokens that the script asks for.
     """
 
