@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ class PredictionRow:
         observed, predicted: tokens a second; predicted None where the profile does not reach, ``why`` says where.
         phases: by phase (predicted, observed) milliseconds a step.
         held: share of the steps at depths beyond the measured ones.
+        speedups: (observed, predicted) against ``none`` on the same workload; a machine that was slower throughout the
+            run than in the profile leaves them as they are.
     """
 
     workload: str
@@ -41,6 +43,7 @@ class PredictionRow:
     why: str
     phases: dict[str, tuple[float, float]]
     held: float
+    speedups: tuple[float | None, float | None] = (None, None)
 
     @property
     def difference(self) -> float | None:
@@ -73,7 +76,16 @@ def prediction_rows(run: Run, profile: Profile, elsewhere: bool = False) -> list
                 arm = _arm(described[label], mode, snapshots[label, mode])
                 why = "" if arm.strategy == BASELINE else unlike_strategy(described[label], profile)
                 rows.append(_row((workload, label, mode), group, profile, arm, why, elsewhere))
-    return rows
+    return [_with_speedups(r, rows) for r in rows]
+
+
+def _with_speedups(row: PredictionRow, rows: list[PredictionRow]) -> PredictionRow:
+    plain = next((r for r in rows if r.workload == row.workload and r.strategy == BASELINE), None)
+    if plain is None or row is plain:
+        return row
+    pairs = ((row.observed, plain.observed), (row.predicted, plain.predicted))
+    observed, predicted = (a / b if a and b else None for a, b in pairs)
+    return replace(row, speedups=(observed, predicted))
 
 
 def mismatches(run: Run, profile: Profile) -> list[str]:

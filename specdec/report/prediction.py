@@ -24,13 +24,14 @@ def beside_table(rows: list[PredictionRow], profile: Profile, style: str = "simp
     body = []
     for r in rows:
         differences = [f"{r.phases[p][0] - r.phases[p][1]:+.2f}" if r.phases else "" for p in phases]
-        body.append([r.workload, _name(r), *_speeds(r), *(differences if r.observed else [""] * len(phases))])
-    heads = ["workload", "strategy", "observed", "predicted", "diff", *(p.replace("_", " ") for p in phases)]
+        speedup = " / ".join(f"{v:.2f}" for v in r.speedups if v is not None)
+        body.append([r.workload, _name(r), *_speeds(r), speedup, *(differences if r.observed else [""] * len(phases))])
+    heads = ["workload", "strategy", "observed", "predicted", "diff", "speedup", *(p.replace("_", " ") for p in phases)]
     observed = [r for r in rows if r.difference is not None]
     near = sum(not r.flagged for r in observed)
     notes = [
         f"Profile {profile.id}. diff: predicted over observed tok/s, ! where above {FLAG:.0%} ({near} of {len(observed)}"
-        " within). Then predicted less observed by phase, ms a step.",
+        " within). speedup: observed / predicted against `none`. Then predicted less observed by phase, ms a step.",
     ]
     if any(r.held > 0 for r in rows):
         most = max(rows, key=lambda r: r.held)
@@ -130,6 +131,8 @@ def as_rows(rows: list[PredictionRow]) -> list[Row]:
             "observed_tok_s": r.observed,
             "predicted_tok_s": r.predicted,
             "difference": r.difference,
+            "observed_speedup": r.speedups[0],
+            "predicted_speedup": r.speedups[1],
             "flagged": r.flagged,
             "why": r.why or None,
             "phase_ms": {p: {"predicted": a, "observed": b} for p, (a, b) in r.phases.items()},
