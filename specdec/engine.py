@@ -46,6 +46,11 @@ class Engine:
         announce(f"Loading {path.name} ({header.file_bytes / 1e9:.2f} GB)")
         self.model = LlamaModel(path, spec.model, mtp=any("mtp_layer" in p.needs for p in probes))
         announce(f"Loaded in {self.model.load_s:.1f} s: {self.model.description}, vocabulary {self.model.n_vocab:,}")
+        if spec.count_experts:
+            if not int(header.get("expert_count", 0)):
+                self.model.close()
+                raise SpecdecError("--count-experts: this model has no experts to count.", "Leave --count-experts out.")
+            announce("warning: counting experts slows every target pass: do not compare these times with other runs'")
         self.sampling = spec.resolve_sampling(self.model.recommended_sampling)
         self.arms = self._make_arms(planned, probes)
         self._strategies: dict[str, Strategy] = {}
@@ -210,7 +215,9 @@ class Engine:
         if self._target is None or self._shape != shape:
             self._close_context()
             longest = max(a.longest_draft for a in self.arms if (a.snapshots, a.hidden) == shape)
-            self._target, self._shape = LlamaTarget(self.model, self._n_ctx, arm.snapshots, longest, arm.hidden), shape
+            count = self._spec.count_experts
+            self._target = LlamaTarget(self.model, self._n_ctx, arm.snapshots, longest, arm.hidden, count_experts=count)
+            self._shape = shape
             self._target.warm_up()
             if self._target.memory.snapshots != arm.snapshots and arm.rollback == "snapshots":
                 raise SpecdecError(

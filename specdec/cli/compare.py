@@ -46,6 +46,7 @@ def compare(
     stop: o.Stop = [],  # noqa: B006
     thinking: o.Thinking = False,
     carry_state: o.CarryState = False,
+    count_experts: o.CountExperts = False,
     sampling: o.SamplingMode = "greedy",
     temp: o.Temp = None,
     top_k: o.TopK = None,
@@ -97,6 +98,7 @@ def compare(
         stop=tuple(stop),
         thinking=thinking,
         carry_state=carry_state,
+        count_experts=count_experts,
         sampling={"sampling": sampling, "temp": temp, "top_k": top_k, "top_p": top_p, "min_p": min_p},
         model={
             "gpu_layers": gpu_layers,
@@ -137,9 +139,13 @@ def resume(
     """Finish an interrupted run, in the same order and with the same seed."""
     from specdec import runner, store
     from specdec.cli.progress import watched
+    from specdec.errors import SpecdecError
 
+    found = store.read_run(store.find_run(run, results))
+    if found.meta["kind"] != "compare":
+        raise SpecdecError(f"{found.folder} is a {found.meta['kind']}: it cannot be resumed.", "Take it again.")
     with watched() as observer:
-        folder = runner.resume(store.read_run(store.find_run(run, results)), observer, retry_failed)
+        folder = runner.resume(found, observer, retry_failed)
     _print(folder, json)
 
 

@@ -73,6 +73,10 @@ CarryState = Annotated[
     bool, typer.Option("--carry-state", help="Strategies keep what they learnt from prompt to prompt.")
 ]
 
+CountExperts = Annotated[
+    bool, typer.Option("--count-experts", help="Store the distinct experts of each layer and pass; slows passes.")
+]
+
 SamplingMode = Annotated[str, typer.Option("--sampling", help="greedy, or model: what the GGUF recommends.")]
 Temp = Annotated[float | None, typer.Option("--temp", "--temperature", help="Temperature; 0 is greedy.")]
 TopK = Annotated[int | None, typer.Option("--top-k", help="Keep the k most probable tokens; 0 is off.")]

@@ -11,6 +11,7 @@ from specdec.errors import OutOfMemory, SpecdecError, tells_of_memory
 from specdec.llama.accounting import buffers
 from specdec.llama.batch import Batch
 from specdec.llama.device_choice import DeviceChoice
+from specdec.llama.experts import ExpertCounter
 from specdec.llama.library import address_function, log, nextn
 from specdec.llama.memory import LlamaMemory
 from specdec.llama.model import LlamaModel
@@ -30,6 +31,7 @@ class LlamaTarget:
         hidden: whether decodes keep the hidden rows of all their tokens.
         likeliest: the likeliest token after the last one of each decode is found on the device: ``decode`` then gives
             no rows, and ``likeliest`` the token.
+        count_experts: whether to count distinct experts (slower: llama/experts.py), for ``take_experts``.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class LlamaTarget:
         longest_draft: int = 0,
         hidden: bool = False,
         likeliest: bool = False,
+        count_experts: bool = False,
     ) -> None:
         if not model.header.has_trunk:
             raise SpecdecError(
@@ -63,6 +66,9 @@ class LlamaTarget:
         params.flash_attn_type, params.type_k, params.type_v = model.attention()
         params.op_offload = options.op_offload
         params.no_perf = True
+        self._experts = ExpertCounter() if count_experts else None  # llama.cpp keeps its callback only
+        if self._experts is not None:
+            params.cb_eval = self._experts.callback
         log.clear()
         self._context = L.llama_init_from_model(model.handle, params)
         if not self._context:
@@ -117,10 +123,14 @@ class LlamaTarget:
         address = ctypes.cast(self._nextn.llama_get_embeddings_nextn(self._context), ctypes.c_void_p).value
         return _floats(address, self._n_decoded, self.width)
 
+    def take_experts(self) -> list[int] | None:
+        return None if self._experts is None else self._experts.take()
+
     def warm_up(self) -> None:
         """One small decode, so that the first measured pass does not pay for page faults and kernel loading."""
         self.decode(np.zeros(2, np.int32), 0, "last")
         self.memory.clear()
+        self.take_experts()
 
 
 def _floats(address: int | None, rows: int, columns: int) -> FloatArray:
