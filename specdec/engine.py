@@ -141,7 +141,7 @@ class Engine:
         if not self._spec.synthetic:
             return target
         tokens = np.setdiff1d(np.arange(target.n_vocab, dtype=np.int32), list(target.end_of_text))
-        seed = self._seeded(prompt, 0).seed
+        seed = seeded(self.sampling, prompt, 0).seed
         return ForcedTarget(target, SyntheticAcceptance(self._spec.synthetic, target.n_ctx, tokens, seed))
 
     def discard(self, arm: Arm) -> None:
