@@ -134,6 +134,7 @@ def test_what_it_lacks_is_left_out_and_said(fake: Any, engines: Any) -> None:
 def test_a_bad_answer_is_one_line_and_the_next_one_is_asked_anew(fake: Any, engines: Any, mode: str, what: str) -> None:
     engine = engines(fake(mode))
     engine.fit([PROMPT])
+    engine.ready(engine.arms[0])
     first = engine._pool.residents["none"].server.pid
     with pytest.raises(SpecdecError, match=what):
         answer(engine)

@@ -111,14 +111,12 @@ class ServerEngine:
         return self.model.chat(list(history), self._spec.thinking)
 
     def fit(self, prompts: list[Prompt]) -> dict[str, int]:
-        """Choose or check the context length, start every server once; returns the prompts' lengths in tokens."""
+        """Choose or check the context length; returns the prompts' lengths in tokens (all user turns together)."""
         trained = int(self.model.header.get("context_length", 0))
         self._n_ctx, lengths = fit_context(self._spec, prompts, self.tokens, trained)
         if not self._spec.model.ctx_size:
             self._n_ctx = rounded(self._n_ctx + _MARGIN + max(a.longest_draft for a in self.arms))
         self._talks = any(p.turns > 1 for p in prompts)
-        for arm in self.arms:
-            self._server(arm)
         return lengths
 
     @property
@@ -130,6 +128,15 @@ class ServerEngine:
         """What the context was resolved to, and which llama-server answers."""
         context = {"n_ctx": self._n_ctx, "threads": self.model.threads, "recurrent": self.model.recurrent}
         return {**context, "llama_server": self.binary.version}
+
+    @property
+    def description(self) -> str:
+        """The target in llama.cpp's words."""
+        return self.model.description
+
+    def ready(self, arm: Arm) -> None:
+        """Start the arm's server unless it runs: whatever cannot work fails here."""
+        self._server(arm)
 
     def arguments(self, arm: Arm) -> list[str]:
         """The command line that serves an arm, but for host and port."""

@@ -196,12 +196,13 @@ def _free_port() -> int:
 
 
 def _start(command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
-    """Start it apart from the terminal's Ctrl-C (it ends with us) and without settings from the environment."""
+    """Start it in our process group, so that whoever ends the group ends it too, and without settings from the
+    environment."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("LLAMA_ARG_")}
     try:
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
-            start_new_session=True, preexec_fn=_dies_with_parent(),
+            preexec_fn=_dies_with_parent(),
         )  # fmt: skip
     except OSError as error:
         raise SpecdecError(f"{command[0]} cannot be started: {error}.", _INSTALL) from error
