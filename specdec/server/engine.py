@@ -131,8 +131,9 @@ class ServerEngine:
 
     @property
     def description(self) -> str:
-        """The target in llama.cpp's words."""
-        return self.model.description
+        """The target, from its file's header: a model without weights cannot describe itself."""
+        header = self.model.header
+        return f"{header.architecture}, {header.file_bytes / 1e9:.2f} GB"
 
     def ready(self, arm: Arm) -> None:
         """Start the arm's server unless it runs: whatever cannot work fails here."""

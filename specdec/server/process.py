@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
-from specdec.errors import SpecdecError
+from specdec.errors import ServerDied, SpecdecError
 
 VARIABLE = "SPECDEC_LLAMA_SERVER"
 START_TIMEOUT_S = 600.0
@@ -31,6 +31,7 @@ _TYPES = re.compile(r"^--spec-type\s+(\S+)", re.MULTILINE)
 _VERSION = re.compile(r"version: (.+)")
 _TELLING = re.compile(r"error|fail|unable|cannot|assert|abort|terminat|invalid|unknown", re.IGNORECASE)
 _TRIES = 3
+_LOG_BYTES, _LOG_LINES = 200_000, 40
 _PR_SET_PDEATHSIG = 1
 
 
@@ -150,20 +151,25 @@ class Server:
     @property
     def complaint(self) -> str:
         """The first line of this process's log that tells of a fault, else its last line."""
-        with open(self.log, "rb") as file:
-            file.seek(self._offset)
-            lines = [line for line in file.read()[-200_000:].decode("utf-8", "replace").splitlines() if line.strip()]
+        lines = self.printed()
         telling = [line for line in lines if _TELLING.search(line)]
         return (telling or lines[-1:] or ["it printed nothing"])[0].strip()[:240]
 
-    def death(self) -> SpecdecError:
+    def printed(self) -> list[str]:
+        """The last lines that this process printed."""
+        with open(self.log, "rb") as file:
+            file.seek(self._offset)
+            text = file.read()[-_LOG_BYTES:].decode("utf-8", "replace")
+        return [line for line in text.splitlines() if line.strip()]
+
+    def death(self) -> ServerDied:
         """How it ended, for the user. Call it when ``running`` is False."""
         code = self.process.wait()
         try:
             how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
         except ValueError:
             how = f"ended with {code}"
-        return SpecdecError(f"llama-server {how}: {self.complaint}", f"Its log: {self.log}")
+        return ServerDied(f"llama-server {how}: {self.complaint}", f"Its log: {self.log}", self.printed()[-_LOG_LINES:])
 
     def close(self) -> None:
         """End it now. Nothing is lost: it holds no state of ours."""
