@@ -56,6 +56,7 @@ def winner(run: Run, workload: str = ALL) -> Winner:
     if not table:
         known = dict.fromkeys(r["workload"] for r in rows(run))
         raise SpecdecError(f"--workload {workload}: this run has none.", f"It has: {', '.join(known)}.")
+    table = [r for r in table if r["engine"] == table[0]["engine"]]  # each engine has a baseline of its own
     faster = [r for r in table if r["verdict"] == "faster" and r["status"] == "ok"]
     row = max(faster, key=lambda r: r["speedup"], default=None)
     where = f"on {workload}" if workload != ALL else "over all workloads"

@@ -29,7 +29,7 @@ def stored(speeds: dict[str, float], strategies: str, workload: str = "demo-code
     spec = make_spec(target="demo", strategies=strategies, draft="demo-draft", n_predict=16, **more)
     meta = {
         "labels": {"engine": "specdec", "label": "synthetic", "card": "CPU", "arm": "same split", "sampling": "greedy"},
-        "arms": [{"strategy": s, "rollback": "auto"} for s in ("none", *speeds)],
+        "arms": [{"engine": "specdec", "strategy": s, "rollback": "auto"} for s in ("none", *speeds)],
         "prompts": [{"id": f"p{i}", "workload": workload} for i in range(PROMPTS)],
         "spec": spec.model_dump(mode="json"),
         "context": {"n_ctx": 512, "threads": 2, "recurrent": True},
@@ -40,7 +40,7 @@ def stored(speeds: dict[str, float], strategies: str, workload: str = "demo-code
                 seconds = (1.0 + 0.01 * (i % 5)) / speed
                 n = 0 if strategy == "none" else 8
                 sample = {
-                    "strategy": strategy, "rollback": "auto", "workload": workload, "prompt": f"p{i}", "turn": 0,
+                    "engine": "specdec", "launch": 0, "strategy": strategy, "rollback": "auto", "workload": workload, "prompt": f"p{i}", "turn": 0,
                     "repeat": 0, "warmup": False, "status": "ok", "error": None, "token_ids": list(range(17)),
                     "generation_s": seconds, "end_to_end_s": seconds + 0.1, "ttft_s": 0.1, "n_redecoded": 0, "memory": [],
                     "steps": {"drafted": [n], "accepted": [n], "note": [None]},
