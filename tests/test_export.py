@@ -40,7 +40,8 @@ def stored(speeds: dict[str, float], strategies: str, workload: str = "demo-code
                 seconds = (1.0 + 0.01 * (i % 5)) / speed
                 n = 0 if strategy == "none" else 8
                 sample = {
-                    "engine": "specdec", "launch": 0, "strategy": strategy, "rollback": "auto", "workload": workload, "prompt": f"p{i}", "turn": 0,
+                    "engine": "specdec", "launch": 0, "strategy": strategy, "rollback": "auto",
+                    "workload": workload, "prompt": f"p{i}", "turn": 0,
                     "repeat": 0, "warmup": False, "status": "ok", "error": None, "token_ids": list(range(17)),
                     "generation_s": seconds, "end_to_end_s": seconds + 0.1, "ttft_s": 0.1, "n_redecoded": 0, "memory": [],
                     "steps": {"drafted": [n], "accepted": [n], "note": [None]},

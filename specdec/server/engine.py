@@ -70,7 +70,7 @@ class ServerEngine:
         for plan in planned:
             probe = plan.build()
             probe.check(header)
-            if self._can(plan):
+            if self._can(plan, probe.longest_draft):
                 self.arms.append(Arm(plan, "auto", probe.longest_draft, 0))
         if spec.rollback != ("auto",) or spec.snapshots is not None:
             announce("llama-server: undoes drafts in its own way; --rollback and --snapshots do not reach it")
@@ -85,13 +85,18 @@ class ServerEngine:
         if self._own_logs:
             self._own_logs.cleanup()
 
-    def _can(self, plan: Planned) -> bool:
+    def _can(self, plan: Planned, longest_draft: int) -> bool:
         """Whether llama-server has this strategy; says why not."""
+        rates = self._spec.synthetic
         try:
             flags = strategy_arguments(plan, self._spec.model, self.model.threads)
             kind = flags[1] if flags else "none"
             if kind not in self.binary.spec_types:
                 raise NoCounterpart(f"version {self.binary.version} has no --spec-type {kind}")
+            if rates and flags:
+                if len(rates) != longest_draft:
+                    raise NoCounterpart(f"it wants {longest_draft} synthetic rates, one for each draft token")
+                flags += ["--spec-synth-rates", ",".join(f"{r:g}" for r in rates)]
             self.binary.require(flags)
         except NoCounterpart as why:
             self._announce(f"llama-server: {plan.label} is left out: {why}")
