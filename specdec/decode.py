@@ -211,13 +211,15 @@ class _Run:
         clock.to("other")
         translated = self._strategy.translate_s
         draft = self._propose()
-        n_draft = len(draft)
+        n_draft = len(draft.token_ids)
         clock.to("propose")
-        clock.move("propose", "translate", self._strategy.translate_s - translated)
+        if self._strategy.translate_s != translated:
+            clock.move("propose", "translate", self._strategy.translate_s - translated)
         # 2. one target pass over the last token and the draft
         rollback.before_pass(n_draft)
-        clock.to("roll_back")
-        self._buffer[self._n : self._n + n_draft] = draft.token_ids
+        if n_draft:  # a step without a draft is kept short: after a pass the caches are cold, each call counts
+            clock.to("roll_back")
+            self._buffer[self._n : self._n + n_draft] = draft.token_ids
         logits = self._pass(start, self._n + n_draft, "all")
         verify_s = clock.to("verify")
         experts = self._target.take_experts()
@@ -231,7 +233,8 @@ class _Run:
             clock.to("catch_up")
         # 5. undo what was rejected; the bonus token is decoded by the next pass
         way = rollback.keep(kept, self._view)
-        clock.to("roll_back")
+        if way:
+            clock.to("roll_back")
         # 6. tell
         emitted = self._emit([*draft.token_ids[:accepted], bonus])
         clock.to("other")
@@ -260,6 +263,8 @@ class _Run:
 
     def _verify(self, draft: Draft, logits: FloatArray) -> tuple[int, int]:
         chooser, base = self._chooser, self._n - self._n_prompt
+        if not draft.token_ids:
+            return 0, chooser.choose(logits[0], base)
         if draft.probs is not None and self._sampled:
             return verify_by_rejection(
                 draft.token_ids,
@@ -297,7 +302,7 @@ class _Run:
 
     def _record(self, step: Step, way: str, wall_s: float, verify_s: float) -> None:
         log = self._log
-        log.drafted.append(len(step.draft))
+        log.drafted.append(len(step.draft.token_ids))
         log.accepted.append(step.accepted)
         log.wall_us.append(round(wall_s * 1e6))
         log.verify_us.append(round(verify_s * 1e6))

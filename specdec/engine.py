@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from specdec.arms import Arm, Attempt, do
+from specdec.conversation import fit_context, history, rounded, seeded
 from specdec.decode import Decoder
 from specdec.demo import model_path
 from specdec.errors import SpecdecError
@@ -24,7 +23,7 @@ from specdec.rollback import Mode, snapshots_for, snapshots_short_of
 from specdec.spec import RunSpec
 from specdec.strategy import Services, Strategy
 from specdec.target import Target
-from specdec.types import Generation, Limits, MemoryItem, Message, Prompt, Sampling, TokenArray
+from specdec.types import Generation, Limits, MemoryItem, Message, Prompt, TokenArray
 
 
 class Engine:
@@ -94,23 +93,8 @@ class Engine:
         Returns:
             The prompts' lengths in tokens, all user turns together.
         """
-        lengths, needs = {}, {}
-        for prompt in prompts:
-            stand_in = [Message("assistant", "")] * (prompt.turns - 1)  # some templates insist on alternating roles
-            lengths[prompt.id] = len(self.tokens(prompt, _history(prompt, stand_in)))
-            # Later turns of a conversation hold the earlier answers and their template's frame.
-            needs[prompt.id] = lengths[prompt.id] + prompt.turns * (self._spec.n_predict + 16 * (prompt.turns > 1))
-        worst = max(needs, key=needs.__getitem__)
-        asked, trained = self._spec.model.ctx_size, int(self.model.header.get("context_length", 0))
-        if asked and needs[worst] > asked:
-            raise SpecdecError(
-                f"prompt {worst} has {lengths[worst]:,} tokens and needs {needs[worst]:,} with --n-predict"
-                f" {self._spec.n_predict}: --ctx-size is {asked:,}.",
-                f"Use --ctx-size {needs[worst]}, a smaller --n-predict, or other --workloads.",
-            )
-        self._n_ctx = asked or _rounded(needs[worst])
-        if trained and self._n_ctx > trained:
-            warnings.warn(f"the context of {self._n_ctx:,} tokens exceeds the model's {trained:,}", stacklevel=2)
+        trained = int(self.model.header.get("context_length", 0))
+        self._n_ctx, lengths = fit_context(self._spec, prompts, self.tokens, trained)
         self._open_all(attempt)
         return lengths
 
@@ -148,14 +132,14 @@ class Engine:
         limits = limits or self._spec.limits
         answers: list[Message] = []
         for turn in range(prompt.turns):
-            ids = self.tokens(prompt, _history(prompt, answers))
+            ids = self.tokens(prompt, history(prompt, answers))
             grows = turn and not self._spec.model.ctx_size and len(ids) + limits.n_predict > self._n_ctx
             if grows:
                 self._grow(len(ids) + limits.n_predict)
                 strategy = self._strategy(arm)
             if grows or not turn:
                 decoder = Decoder(self._spoken(self._context(arm), prompt), strategy, arm.rollback)
-            generation = decoder.generate(ids, limits, self._seeded(prompt, turn))
+            generation = decoder.generate(ids, limits, seeded(self.sampling, prompt, turn))
             yield turn, dataclasses.replace(generation, memory=tuple(self._memory(arm, strategy, generation)))
             answers.append(Message("assistant", generation.text))
 
@@ -164,7 +148,7 @@ class Engine:
         if not self._spec.synthetic:
             return target
         tokens = np.setdiff1d(np.arange(target.n_vocab, dtype=np.int32), list(target.end_of_text))
-        seed = self._seeded(prompt, 0).seed
+        seed = seeded(self.sampling, prompt, 0).seed
         return ForcedTarget(target, SyntheticAcceptance(self._spec.synthetic, target.n_ctx, tokens, seed))
 
     def discard(self, arm: Arm) -> None:
@@ -231,7 +215,7 @@ class Engine:
         self._close_context()
         for slot in [s for s, strategy in self._strategies.items() if strategy.needs]:
             self._strategies.pop(slot).close()  # its own contexts are too short now
-        self._n_ctx = _rounded(tokens)
+        self._n_ctx = rounded(tokens)
         self._announce(f"The context grows to {self._n_ctx:,} tokens")
 
     def _close_context(self) -> None:
@@ -242,11 +226,6 @@ class Engine:
     def _slot(self, arm: Arm) -> str:
         """Arms of one strategy share an instance (a draft model is loaded once), unless they would share what it learnt."""
         return f"{arm.planned.label} {arm.rollback}" if self._spec.carry_state else arm.planned.label
-
-    def _seeded(self, prompt: Prompt, turn: int) -> Sampling:
-        """Each prompt and turn has random numbers of its own, the same for every strategy."""
-        name = hashlib.sha256(f"{self.sampling.seed}/{prompt.id}/{turn}".encode()).digest()
-        return dataclasses.replace(self.sampling, seed=int.from_bytes(name[:8], "little"))
 
     def _memory(self, arm: Arm, strategy: Strategy, generation: Generation) -> Iterator[MemoryItem]:
         """What the arm costs beyond plain decoding: the strategy's own items, snapshots, a checkpoint."""
@@ -260,20 +239,3 @@ class Engine:
             yield MemoryItem("target", "snapshots", memory.snapshots * state)
         if memory.snapshots < max(generation.steps.drafted, default=0):
             yield MemoryItem(device, "checkpoint", state)
-
-
-def _rounded(tokens: int) -> int:
-    """A context length that holds ``tokens``: at least 512, a multiple of 256 (llama.cpp pads to that)."""
-    return max(512, -(-tokens // 256) * 256)
-
-
-def _history(prompt: Prompt, answers: list[Message]) -> tuple[Message, ...]:
-    """The conversation up to the next answer, with the answers so far in their places."""
-    messages: list[Message] = []
-    start = 0
-    for answer, stop in zip([*answers, None], prompt.asks, strict=False):
-        messages += prompt.messages[start:stop]
-        start = stop
-        if answer is not None:
-            messages.append(answer)
-    return tuple(messages)

@@ -31,6 +31,14 @@ class UnsafeRollback(SpecdecError):
     """A rollback was asked for that the target cannot serve without leaving a stale state."""
 
 
+class ServerDied(SpecdecError):
+    """A server ended that was to answer. ``log``: the last lines that it printed."""
+
+    def __init__(self, what: str, hint: str, log: list[str]) -> None:
+        super().__init__(what, hint)
+        self.log = log
+
+
 class BrokenGeneration(SpecdecError):
     """A generation whose counters contradict each other: stored as an error, never as a result."""
 

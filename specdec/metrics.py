@@ -96,8 +96,16 @@ def _status(strategy: str, group: Group, ok: Group, drafted: int) -> str:
     return "inactive" if not drafted and strategy != BASELINE else "ok"
 
 
+def draft_totals(sample: Sample) -> tuple[int, int]:
+    """(drafted, accepted) of a generation, from its steps or, where a server told totals alone, from those."""
+    steps = sample["steps"] or sample
+    return int(np.sum(steps["drafted"])), int(np.sum(steps["accepted"]))
+
+
 def _counts(ok: Group) -> dict[str, Any]:
     """Counters over all steps of all generations."""
+    if any(s["steps"] is None for s in ok):
+        return _totals(ok)
     drafted = np.array([*chain.from_iterable(s["steps"]["drafted"] for s in ok)], np.int64)
     accepted = np.array([*chain.from_iterable(s["steps"]["accepted"] for s in ok)], np.int64)
     drafting = drafted > 0
@@ -126,6 +134,29 @@ def _counts(ok: Group) -> dict[str, Any]:
     }
 
 
+def _totals(ok: Group) -> dict[str, Any]:
+    """The same of generations that come without steps: what only steps can tell is None."""
+    drafted, accepted = (sum(draft_totals(s)[i] for s in ok) for i in (0, 1))
+    steps = _known([s["target_passes"] for s in ok])
+    drafting = _known([s["n_drafting"] for s in ok])
+    return {
+        "drafted": drafted,
+        "accepted": accepted,
+        "target_passes": steps,
+        "drafting_steps": drafting,
+        "redecoded": None,
+        "acceptance_rate": _divide(accepted, drafted),
+        "mean_acceptance_length": steps and _divide(accepted + steps, steps),
+        "mean_acceptance_length_drafting": drafting and _divide(accepted + drafting, drafting),
+        **dict.fromkeys(("acceptance_by_position", "conditional_acceptance", "accepted_lengths", "drafted_by")),
+    }
+
+
+def _known(counts: list[int | None]) -> int | None:
+    """Their sum; None where one of them is not known."""
+    return None if None in counts else sum(c for c in counts if c is not None)
+
+
 def _by_position(drafted: npt.NDArray[np.int64], accepted: npt.NDArray[np.int64]) -> list[float]:
     """accepted at i / proposed at i, for i = 1 .. the longest draft."""
     longest = int(drafted.max(initial=0))
@@ -146,7 +177,7 @@ def _speeds(ok: Group) -> dict[str, Any]:
     return {
         "tok_s": _divide(tokens, seconds),
         "ttft_s": _divide(_total(ok, lambda s: s["ttft_s"]), len(ok)),
-        "phase_seconds": {p: _total(ok, lambda s, p=p: s["phase_s"][p]) for p in PHASES} if ok else None,
+        "phase_seconds": _phases(ok),
     }
 
 
@@ -166,6 +197,12 @@ def _compared(ratio: Estimate | None, end_to_end: Estimate | None) -> dict[str, 
     }
 
 
+def _phases(ok: Group) -> dict[str, float] | None:
+    if not ok or any(s["phase_s"] is None for s in ok):
+        return None
+    return {p: _total(ok, lambda s, p=p: s["phase_s"][p]) for p in PHASES}
+
+
 def _paired(ok: Group, base: Group, clock: str) -> Estimate | None:
     """Speed against the baseline's on the generations that both have."""
     if not ok or not base or arm_of(ok[0]) == arm_of(base[0]):
@@ -176,7 +213,7 @@ def _paired(ok: Group, base: Group, clock: str) -> Estimate | None:
 
 def _memory(ok: Group) -> int | None:
     """The most that the strategy held in any generation, bytes."""
-    return max((sum(m["bytes"] for m in s["memory"]) for s in ok), default=None)
+    return max((sum(m["bytes"] for m in s["memory"]) for s in ok if s["memory"] is not None), default=None)
 
 
 def _text_differs(ok: Group, baseline: Group) -> list[int] | None:

@@ -186,3 +186,42 @@ def test_verdicts_allow_for_the_whole_table() -> None:
     assert (alone["verdict"], among["verdict"]) == ("faster", "no difference shown")
     assert alone["p_value"] == among["p_value"] < among["p_corrected"]
     assert among["speedup_low"] > 1
+
+
+def served(strategy: str, prompt: str, drafted: int, accepted: int, passes: int | None, seconds: float) -> Sample:
+    """A sample of an engine that tells totals alone."""
+    told = {"drafted": drafted, "accepted": accepted, "target_passes": passes, "n_drafting": 2 if drafted else 0}
+    unknown = dict.fromkeys(("steps", "phase_s", "memory", "n_redecoded"))
+    return sample(strategy, prompt, [], [], seconds, token_ids=list(range(9))) | told | unknown
+
+
+def test_totals_without_steps_give_rates_and_null_for_what_only_steps_tell() -> None:
+    base = [served("none", p, 0, 0, 8, 8.0) for p in "ab"]
+    run = run_of(*base, served("s", "a", 6, 4, 4, 4.0), served("s", "b", 4, 3, 5, 4.0))
+    got = row(run, "s")
+    assert (got["drafted"], got["accepted"], got["target_passes"], got["drafting_steps"]) == (10, 7, 9, 4)
+    assert got["acceptance_rate"] == 0.7
+    assert got["mean_acceptance_length"] == pytest.approx(16 / 9)
+    assert got["mean_acceptance_length_drafting"] == pytest.approx(11 / 4)
+    assert got["speedup"] == pytest.approx(2.0)
+    for key in ("acceptance_by_position", "conditional_acceptance", "accepted_lengths", "drafted_by", "redecoded"):
+        assert got[key] is None, key
+    assert got["phase_seconds"] is got["memory_bytes"] is None
+    plain = row(run, "none")
+    assert (plain["acceptance_rate"], plain["mean_acceptance_length"]) == (None, 1.0)
+
+
+def test_a_pass_count_that_one_sample_lacks_is_unknown_for_the_row() -> None:
+    got = row(run_of(served("none", "a", 0, 0, 8, 8.0), served("s", "a", 6, 4, None, 4.0)), "s")
+    assert (got["target_passes"], got["mean_acceptance_length"], got["acceptance_rate"]) == (None, None, 4 / 6)
+
+
+def test_tables_of_totals_show_na() -> None:
+    from specdec.report.tables import as_text
+
+    run = run_of(served("none", "a", 0, 0, 8, 8.0), served("s", "a", 6, 4, None, 4.0))
+    run.meta.update(prompts=[{}], model={"file": "m", "description": "d"}, spec={"n_predict": 8}, cells=2)
+    run.meta.update(context={"threads": 1, "n_ctx": 512})
+    run.meta["labels"]["sampling"] = "greedy"
+    line = next(line for line in as_text(run).split("Drafting\n")[1].splitlines() if " s " in line)
+    assert line.split()[1:] == ["67%", "n/a", "n/a", "n/a", "n/a"]

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from specdec.arms import Arm
+from specdec.metrics import draft_totals
 from specdec.store import Sample
 from specdec.types import Prompt
 
@@ -41,7 +42,7 @@ class RichObserver:
         text = f"{arm.planned.label} {prompt.id}"
         if ok:
             tokens, seconds = sum(len(s["token_ids"]) for s in ok), sum(s["generation_s"] for s in ok)
-            drafted, accepted = (sum(sum(s["steps"][k]) for s in ok) for k in ("drafted", "accepted"))
+            drafted, accepted = (sum(draft_totals(s)[i] for s in ok) for i in (0, 1))
             text += f" {tokens / seconds:.1f} tok/s" + (f", {accepted / drafted:.0%} accepted" if drafted else "")
         self._progress.update(self._task, advance=1, description=text)
         self._left -= 1
