@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from specdec.cli import app
+from specdec.cli import app, complete
 from specdec.cli import options as o
 
 
 @app.command()
 def report(
-    run: Annotated[str, typer.Argument(help="A run: its folder, its id, or `latest`.")],
+    run: Annotated[str, typer.Argument(help="A run: its folder, its id, or `latest`.", autocompletion=complete.runs)],
     results: o.Results = o.DEFAULT_RESULTS,
     format: Annotated[str, typer.Option("--format", "-f", help="text, md, csv or json.")] = "text",
 ) -> None:

@@ -77,7 +77,7 @@ def main() -> int:
         try:
             found: dict[str, Any] = facts()
         except SpecdecError as error:
-            found = {"fault": error.what, "hint": error.hint}
+            found = {"fault": error.what}
     print(json.dumps(found | {"warnings": [str(w.message) for w in said if w.category is UserWarning]}))
     return 0
 
