@@ -26,7 +26,7 @@ def facts() -> dict[str, Any]:
         "commit": _text("ggml_commit"),
         "folder": str(library.library_folder()),
         "backends": devices.backends(),
-        "devices": [dataclasses.asdict(d) | {"is_gpu": d.is_gpu} for d in devices.devices()],
+        "devices": [dataclasses.asdict(d) | {"is_gpu": d.is_gpu} for d in devices.describe()],
         "features": features(info),
         "system_info": info.strip(),
         "mtp": mtp_fault(),
