@@ -62,7 +62,7 @@ class Engine:
         for probe in probes:
             probe.check(header)
         mtp = any("hidden_states" in p.needs for p in probes)
-        in_ram = weights_in_ram(header, spec.model, bool(self._gpus()), mtp)
+        in_ram = weights_in_ram(header, spec.model, runs_on_gpu(spec.model), mtp)
         fits, clause = ram_fit(in_ram, ram_available(), mmap=spec.model.load_mode != "none")
         announce(f"Loading {path.name} ({header.file_bytes / 1e9:.2f} GB; {clause})")
         if not fits:
@@ -127,10 +127,8 @@ class Engine:
     @property
     def card(self) -> str:
         """The GPUs that this build and these options can use, or CPU."""
-        return " + ".join(self._gpus()) or "CPU"
-
-    def _gpus(self) -> list[str]:
-        return gpu_names() if runs_on_gpu(self._spec.model) else []
+        options = self._spec.model
+        return " + ".join(gpu_names()) if runs_on_gpu(options) else "CPU"
 
     def settings(self) -> dict[str, object]:
         """What the context was resolved to."""
