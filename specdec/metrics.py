@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from specdec.monitor.findings import joules_per_token
 from specdec.stats import Ratio, speed_ratio
 from specdec.store import Run, Sample
 from specdec.types import PHASES, Row
@@ -52,6 +53,7 @@ def _row(run: Run, arm: tuple[str, str], workload: str, group: Group, baseline: 
         **_speeds(ok, baseline),
         **counts,
         "memory_bytes": _memory(ok),
+        "joules_per_token": joules_per_token(ok),
         "text_differs": _text_differs(ok, baseline),
     }
 
