@@ -9,6 +9,7 @@ from typing import Any
 from tabulate import tabulate
 
 from specdec.metrics import rows
+from specdec.report.machine import machine_notes
 from specdec.stats.stability import unsteady
 from specdec.store import Run
 from specdec.types import PHASES, Row
@@ -49,6 +50,7 @@ def _report(run: Run, style: str) -> str:
         heading = f"## {title}" if style == "pipe" else f"{title}\n{'=' * len(title)}"
         parts.append(f"{heading}\n\n{_table(shown, columns, style)}")
     parts += _notes(run, table)
+    parts += machine_notes(run, table)
     return "\n\n".join(parts)
 
 
