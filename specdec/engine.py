@@ -14,7 +14,7 @@ from specdec.decode import Decoder
 from specdec.demo import model_path
 from specdec.errors import SpecdecError
 from specdec.forced import ForcedTarget, SyntheticAcceptance
-from specdec.llama.devices import free_bytes
+from specdec.llama.devices import describe, free_bytes
 from specdec.llama.fit import ram_fit, weights_in_ram
 from specdec.llama.gguf import read_header
 from specdec.llama.library import gpu_names
@@ -121,6 +121,12 @@ class Engine:
         """The GPUs that this build and these options can use, or CPU."""
         options = self._spec.model
         return " + ".join(gpu_names()) if runs_on_gpu(options) else "CPU"
+
+    @property
+    def vram_asked(self) -> int:
+        """Bytes of the target's weights on GPUs."""
+        gpus = {d.name for d in describe() if d.is_gpu}
+        return sum(i.bytes for i in self.model.memory() if i.device in gpus)
 
     def settings(self) -> dict[str, object]:
         """What the context was resolved to."""
