@@ -90,7 +90,8 @@ def measure(options: argparse.Namespace, n_cpu_moe: int) -> None:
         with tempfile.TemporaryDirectory() as logs:
             server = ServerEngine(spec, planned, _say, find_binary(options.llama_server), Path(logs))
             server.fit(prompts)
-            for arm in server.arms:  # one after the other: each has the whole model in a process of its own
+            # One after the other: each has the whole model in a process of its own. How drafts are fed is ours alone.
+            for arm in (a for a in server.arms if "feed=" not in a.planned.label):
                 theirs[arm.key] = [next(server.answers(arm, prompt))[1] for prompt in prompts][1:]
                 server.discard(arm)
             server.close()

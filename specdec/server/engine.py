@@ -71,7 +71,7 @@ class ServerEngine:
             probe = plan.build()
             probe.check(header)
             if self._can(plan, probe.longest_draft):
-                self.arms.append(Arm(plan, "auto", probe.longest_draft, 0))
+                self.arms.append(Arm(plan, "auto", probe.longest_draft, 0, engine=NAME))
         if spec.rollback != ("auto",) or spec.snapshots is not None:
             announce("llama-server: undoes drafts in its own way; --rollback and --snapshots do not reach it")
         self._n_ctx = 0
