@@ -27,7 +27,6 @@ from specdec.types import PHASES, Generation, Prompt, ServedGeneration
 ARMS = [
     *(f"mtp(n_max={n})" for n in (1, 2, 3, 4)),
     *(f'draft(model="{{draft}}", n_max={n})' for n in (1, 3)),
-    "mtp(feed=together)",
     'draft(model="{draft}", feed=together)',
 ]
 

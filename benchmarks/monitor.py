@@ -80,10 +80,21 @@ def work(seconds: float) -> int:
     return done
 
 
+def idle_share(monitor: Monitor) -> float:
+    """Processor time of this process, which sleeps, while it is watched. Before any work: a library's threads may spin on
+    for a while afterwards."""
+    sleep(WORK_S)
+    before = process_time()
+    with monitor.watch():
+        sleep(2 * WORK_S)
+    return (process_time() - before) / (2 * WORK_S)
+
+
 def overhead(nvml: Nvml) -> None:
     """Work done in a second with the thread on against off, in pairs, order swapped each time."""
     for hz in (DEFAULT_HZ, 50.0):
         monitor = Monitor(nvml=nvml, background=True, hz=hz)
+        share = idle_share(monitor)
         ratios = []
         for i in range(PAIRS):
             done = {}
@@ -94,10 +105,6 @@ def overhead(nvml: Nvml) -> None:
                 else:
                     done[on] = work(WORK_S)
             ratios.append(done[True] / done[False])
-        before = process_time()
-        with monitor.watch():
-            sleep(2 * WORK_S)
-        share = (process_time() - before) / (2 * WORK_S)
         spread = np.percentile(ratios, [25, 75])
         print(
             f"{hz:g} looks a second: work done with / without {np.median(ratios):.4f} (middle half {spread[0]:.4f}-"
