@@ -16,7 +16,8 @@ import tempfile
 from pathlib import Path
 from time import sleep
 
-from specdec.engine import Arm, Engine
+from specdec.arms import Arm
+from specdec.engine import Engine
 from specdec.registry import Registry
 from specdec.server.engine import ServerEngine
 from specdec.server.process import find_binary

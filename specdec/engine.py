@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
+from specdec.arms import Arm, Attempt, do
 from specdec.conversation import fit_context, history, rounded, seeded
 from specdec.decode import Decoder
 from specdec.demo import model_path
@@ -24,22 +24,6 @@ from specdec.spec import RunSpec
 from specdec.strategy import Services, Strategy
 from specdec.target import Target
 from specdec.types import Generation, Limits, MemoryItem, Message, Prompt, TokenArray
-
-
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """One thing that is compared: a strategy with a way of rolling back."""
-
-    planned: Planned
-    rollback: Mode
-    longest_draft: int
-    snapshots: int
-    hidden: bool = False
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """What rows and samples are grouped by."""
-        return self.planned.label, self.rollback
 
 
 class Engine:
@@ -94,12 +78,30 @@ class Engine:
             return self.model.tokenize(prompt.text)
         return self.model.chat(list(history), self._spec.thinking)
 
-    def fit(self, prompts: list[Prompt]) -> dict[str, int]:
-        """Choose or check the context length; returns the prompts' lengths in tokens (all user turns together)."""
+    def fit(self, prompts: list[Prompt], attempt: Attempt = do) -> dict[str, int]:
+        """Choose or check the context length, open every strategy, make each kind of context once.
+
+        Args:
+            attempt: is handed an arm and each thing that is opened for it; does it, or notes that it failed, or leaves
+                it undone (then it is done when the arm is first used).
+
+        Returns:
+            The prompts' lengths in tokens, all user turns together.
+        """
         trained = int(self.model.header.get("context_length", 0))
         self._n_ctx, lengths = fit_context(self._spec, prompts, self.tokens, trained)
-        self._open_all()
+        self._open_all(attempt)
         return lengths
+
+    def ready(self, arm: Arm) -> None:
+        """Make the arm's context and open its strategy, unless they are there: whatever cannot work fails here."""
+        self._context(arm)
+        self._strategy(arm)
+
+    @property
+    def description(self) -> str:
+        """The target in llama.cpp's words, e.g. ``qwen2 1.5B Q4_K - Medium``."""
+        return self.model.description
 
     @property
     def card(self) -> str:
@@ -151,19 +153,16 @@ class Engine:
             strategy.close()
         self._close_context()
 
-    def _open_all(self) -> None:
-        """Open every strategy and make each kind of context once: what cannot work here is refused before anything runs."""
-        plain = self._context(self.arms[0])  # `none`: what one recurrent state costs is read off it
+    def _open_all(self, attempt: Attempt) -> None:
+        """Open every strategy and make each kind of context once: what cannot work here shows before anything runs."""
+        attempt(self.arms[0], lambda: self._context(self.arms[0]))  # `none`
         for arm in self.arms:
-            try:
-                self._strategy(arm)
-            except SpecdecError:
-                raise
-            except Exception as error:
-                raise SpecdecError(f"{arm.planned.label}: open() failed: {type(error).__name__}: {error}") from error
-        self.arms = [self._affordable(arm, plain.buffers) for arm in self.arms]
+            attempt(arm, lambda arm=arm: self._strategy(arm))  # type: ignore[misc]
+        if self._target is not None:  # what one recurrent state costs is read off plain decoding's context
+            plain = self._target.buffers
+            self.arms = [self._affordable(arm, plain) for arm in self.arms]
         for arm in sorted(self.arms, key=lambda a: (a.snapshots, a.hidden)):  # each kind of context once
-            self._context(arm)
+            attempt(arm, lambda arm=arm: self._context(arm))  # type: ignore[misc]
 
     def _affordable(self, arm: Arm, plain: list[MemoryItem]) -> Arm:
         """The arm, without snapshots where ``auto`` chose them and the memory that is left cannot hold them."""

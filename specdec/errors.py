@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
+_MEMORY = re.compile(
+    r"out of memory|failed to allocate|unable to allocate|cannot allocate memory|bad_alloc|not enough memory", re.I
+)
+
 
 class SpecdecError(Exception):
     """A fault that the user can mend.
@@ -15,6 +21,10 @@ class SpecdecError(Exception):
         self.what = " ".join(what.split())
         self.hint = " ".join(hint.split())
         super().__init__(f"{self.what} {self.hint}".strip())
+
+
+class OutOfMemory(SpecdecError):
+    """RAM or VRAM did not suffice. Costs what asked for it, not the run."""
 
 
 class UnsafeRollback(SpecdecError):
@@ -31,3 +41,8 @@ class ServerDied(SpecdecError):
 
 class BrokenGeneration(SpecdecError):
     """A generation whose counters contradict each other: stored as an error, never as a result."""
+
+
+def tells_of_memory(text: str) -> bool:
+    """Whether a log speaks of memory that could not be had (llama.cpp's, CUDA's and libc's words)."""
+    return _MEMORY.search(text) is not None

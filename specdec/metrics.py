@@ -24,28 +24,29 @@ Group = list[Sample]
 def rows(run: Run) -> list[Row]:
     """All rows of a run, workload by workload in the order of the run, ``all`` last."""
     measured = [s for s in run.samples if not s["warmup"]]
-    groups: dict[tuple[str, str, str], Group] = defaultdict(list)
+    groups: dict[tuple[str, str, str, str], Group] = defaultdict(list)
     for sample in measured:
         for workload in (sample["workload"], ALL):
-            groups[sample["strategy"], sample["rollback"], workload].append(sample)
-    arms = [(a["strategy"], a["rollback"]) for a in run.meta["arms"]]
+            groups[sample["engine"], sample["strategy"], sample["rollback"], workload].append(sample)
+    arms = [(a["engine"], a["strategy"], a["rollback"]) for a in run.meta["arms"]]
     workloads = [*dict.fromkeys(s["workload"] for s in measured), ALL]
     out = []
     for workload in workloads:
-        baseline = groups.get((BASELINE, "auto", workload), [])
-        out += [_row(run, arm, workload, groups.get((*arm, workload), []), baseline) for arm in arms]
+        for arm in arms:
+            baseline = groups.get((arm[0], BASELINE, "auto", workload), [])
+            out.append(_row(run, arm, workload, groups.get((*arm, workload), []), baseline))
     return out
 
 
-def _row(run: Run, arm: tuple[str, str], workload: str, group: Group, baseline: Group) -> Row:
+def _row(run: Run, arm: tuple[str, str, str], workload: str, group: Group, baseline: Group) -> Row:
     labels = run.meta["labels"]
     ok = [s for s in group if s["status"] == "ok"]
-    fixed = {"strategy": arm[0], "workload": workload, "rollback": arm[1]}
-    fixed |= {k: labels[k] for k in ("engine", "card", "arm", "label")}
+    fixed = {"strategy": arm[1], "workload": workload, "rollback": arm[2], "engine": arm[0]}
+    fixed |= {k: labels[k] for k in ("card", "arm", "label")}
     counts = _counts(ok)
     return {
         **fixed,
-        "status": _status(arm[0], group, ok, counts["drafted"]),
+        "status": _status(arm[1], group, ok, counts["drafted"]),
         "prompts": len({s["prompt"] for s in ok}),
         "generations": len(ok),
         "failures": dict(Counter(s["error"] for s in group if s["status"] != "ok")),
@@ -171,9 +172,9 @@ def _paired(ok: Group, base: Group, clock: str) -> Ratio | None:
     return speed_ratio(*np.array(list(sums.values())).T) if sums else None
 
 
-def _cell(sample: Sample) -> tuple[str, int, int]:
+def _cell(sample: Sample) -> tuple[str, int, int, int]:
     """What pairs a strategy's generation with the baseline's."""
-    return sample["prompt"], sample["turn"], sample["repeat"]
+    return sample["prompt"], sample["turn"], sample["repeat"], sample["launch"]
 
 
 def _memory(ok: Group) -> int | None:

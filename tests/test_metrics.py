@@ -18,6 +18,7 @@ def sample(strategy: str, prompt: str, drafted: list[int], accepted: list[int], 
     n = 1 + sum(a + 1 for a in accepted)
     fields: Sample = {
         "strategy": strategy, "rollback": "auto", "workload": "w", "prompt": prompt, "turn": 0, "repeat": 0,
+        "engine": "specdec", "launch": 0,
         "warmup": False, "status": "ok", "error": None, "token_ids": list(range(n)), "generation_s": seconds,
         "end_to_end_s": seconds + 1.0, "ttft_s": 1.0, "phase_s": dict.fromkeys(PHASES, seconds / len(PHASES)),
         "steps": {"drafted": drafted, "accepted": accepted, "note": [None] * len(drafted)}, "memory": [], "n_redecoded": 0,
@@ -26,7 +27,9 @@ def sample(strategy: str, prompt: str, drafted: list[int], accepted: list[int], 
 
 
 def run_of(*samples: Sample) -> Run:
-    arms = [{"strategy": s, "rollback": "auto"} for s in dict.fromkeys(s["strategy"] for s in samples)]
+    arms = [
+        {"engine": "specdec", "strategy": s, "rollback": "auto"} for s in dict.fromkeys(s["strategy"] for s in samples)
+    ]
     labels = {"engine": "specdec", "label": "real", "card": "CPU", "arm": "same split"}
     return Run(Path("x"), {"run_id": "x", "status": "finished", "labels": labels, "arms": arms}, list(samples))
 
@@ -77,7 +80,16 @@ def test_warm_ups_and_failures_never_enter_a_figure() -> None:
 
 
 def test_only_failures() -> None:
-    failed = {"strategy": "s", "rollback": "auto", "workload": "w", "prompt": "a", "turn": 0, "repeat": 0}
+    failed = {
+        "engine": "specdec",
+        "launch": 0,
+        "strategy": "s",
+        "rollback": "auto",
+        "workload": "w",
+        "prompt": "a",
+        "turn": 0,
+        "repeat": 0,
+    }
     got = row(run_of(plain("a", 5, 6.0), {**failed, "warmup": False, "status": "error", "error": "boom"}), "s")
     assert (got["status"], got["tok_s"], got["speedup"], got["phase_seconds"]) == ("error", None, None, None)
 

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from specdec.engine import Arm
+from specdec.arms import Arm
 from specdec.errors import BrokenGeneration, SpecdecError
 from specdec.registry import Registry
 from specdec.server.client import Completion, Counters, sampling_fields

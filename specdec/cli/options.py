@@ -34,6 +34,16 @@ PromptFiles = Annotated[list[str], typer.Option("--prompts", help="Your own prom
 Limit = Annotated[int, typer.Option("--limit", help="Prompts a workload; 0 for all.")]
 NPredict = Annotated[int, typer.Option("--n-predict", "-n", help="Most tokens of an answer.")]
 Repeats = Annotated[int, typer.Option("--repeats", help="Generations of each prompt under each strategy.")]
+Launches = Annotated[
+    int, typer.Option("--launches", help="Repeat everything in so many fresh processes, the model loaded anew in each.")
+]
+CellTimeout = Annotated[
+    float, typer.Option("--cell-timeout", help="Seconds after which a generation counts as hung; 0: by measured speed.")
+]
+RamLimit = Annotated[
+    int,
+    typer.Option("--ram-limit", help="MiB of RAM for a worker process beside file-mapped weights; 0: what is free."),
+]
 Warmup = Annotated[int, typer.Option("--warmup", help="Warm-up prompts under each strategy; stored, never counted.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of sampling.")]
 RollbackModes = Annotated[

@@ -15,6 +15,7 @@ from specdec.llama.batch import Batch
 from specdec.llama.gguf import Header
 from specdec.llama.library import log, nextn
 from specdec.llama.model import LlamaModel
+from specdec.llama.target import context_error
 from specdec.types import FloatArray, MemoryItem, TokenArray
 
 _MTP_CONTEXT = 1
@@ -64,7 +65,7 @@ class MtpContext:
         log.clear()
         self._context = L.llama_init_from_model(model.handle, params)
         if not self._context:
-            raise SpecdecError(f"mtp: no context for the MTP layer: {' '.join(log.text('error'))[:200]}.")
+            raise context_error(f"a context of {n_ctx} tokens for the MTP layer")
         self._buffers = buffers(log.text())
         # Unmasked: the MTP graph of this llama.cpp does not pick output rows before it hands out hidden rows, so in
         # masked mode a batch of several tokens with one output gives the FIRST token's row.

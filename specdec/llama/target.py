@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from specdec.errors import SpecdecError
+from specdec.errors import OutOfMemory, SpecdecError, tells_of_memory
 from specdec.llama.accounting import buffers
 from specdec.llama.batch import Batch
 from specdec.llama.library import address_function, log, nextn
@@ -65,7 +65,7 @@ class LlamaTarget:
         log.clear()
         self._context = L.llama_init_from_model(model.handle, params)
         if not self._context:
-            raise SpecdecError(*_context_error(n_ctx))
+            raise context_error(f"a context of {n_ctx} tokens")
         self.log_lines = log.text()
         self.buffers = buffers(self.log_lines)
         self.hidden = hidden
@@ -95,7 +95,7 @@ class LlamaTarget:
         self._batch.fill(ids, start, outputs)
         status = self._lib.llama_decode(self._context, self._batch.handle)
         if status != 0:
-            raise SpecdecError(f"llama_decode failed with {status} on {n} tokens at position {start}.", _decode_hint())
+            raise _decode_error(f"llama_decode failed with {status} on {n} tokens at position {start}.")
         if outputs == "none" or self._sampler is not None:
             self._lib.llama_synchronize(self._context)  # else its time would be booked by whoever waits next
             return self._no_logits
@@ -138,17 +138,19 @@ def _floats(address: int | None, rows: int, columns: int) -> FloatArray:
     return np.frombuffer(buffer, np.float32).reshape(rows, columns)
 
 
-def _context_error(n_ctx: int) -> tuple[str, str]:
+def context_error(what: str) -> SpecdecError:
+    """Why llama.cpp did not make ``what``, from its log."""
     errors = log.text("error")
     text = " ".join(errors)
     if "alloc" in text or "memory" in text:
-        return (
-            f"out of memory: a context of {n_ctx} tokens cannot be made ({errors[0][:160] if errors else ''}).",
+        return OutOfMemory(
+            f"out of memory: {what} cannot be made ({errors[0][:160] if errors else ''}).",
             "Use a smaller --ctx-size, --cache-type-k q8_0 --cache-type-v q8_0, or fewer --gpu-layers.",
         )
-    return f"llama.cpp cannot make a context: {errors[0][:200] if errors else 'no reason given'}.", ""
+    return SpecdecError(f"llama.cpp cannot make {what}: {errors[0][:200] if errors else 'no reason given'}.")
 
 
-def _decode_hint() -> str:
+def _decode_error(what: str) -> SpecdecError:
     errors = log.text("error")
-    return f"llama.cpp says: {errors[-1][:200]}" if errors else ""
+    kind = OutOfMemory if tells_of_memory(" ".join(errors[-5:])) else SpecdecError
+    return kind(what, f"llama.cpp says: {errors[-1][:200]}" if errors else "")

@@ -58,7 +58,8 @@ def _head(run: Run) -> str:
         f" {meta['context']['threads']} threads, context {meta['context']['n_ctx']:,}",
     ]
     if not run.finished:
-        done = len({(s["strategy"], s["rollback"], s["prompt"], s["repeat"], s["warmup"]) for s in run.samples})
+        named = ("engine", "strategy", "rollback", "prompt", "repeat", "launch", "warmup")
+        done = len({tuple(s[k] for k in named) for s in run.samples})
         lines.append(f"INTERRUPTED: {done} of {meta['cells']} cells are there. Finish it: specdec resume {run.folder}")
     return "\n".join(lines)
 
@@ -93,7 +94,7 @@ def _verdict(row: Row) -> str:
     if row["status"] in ("ok", "inactive"):
         verdict = row["verdict"] or ""
         return f"{verdict}; inactive" if row["status"] == "inactive" else verdict
-    return row["status"] if row["status"] == "not run" else "FAIL"
+    return {"not run": "not run", "error": "FAIL"}.get(row["status"], f"FAIL: {row['status']}")
 
 
 def _number(key: str, form: str) -> Callable[[Row], str]:

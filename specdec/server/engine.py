@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import perf_counter, sleep
 
+from specdec.arms import Arm
 from specdec.conversation import fit_context, history, rounded, seeded
 from specdec.demo import model_path
-from specdec.engine import Arm
 from specdec.errors import BrokenGeneration, SpecdecError
 from specdec.llama.gguf import read_header
 from specdec.llama.library import extra_buffers_are_safe
