@@ -38,6 +38,30 @@ def rows(run: Run) -> list[Row]:
     return out
 
 
+def engine_ratios(run: Run) -> list[Row]:
+    """specdec's speed over llama-server's: a row for each workload and strategy that both have measured, by prompt."""
+    measured = [s for s in run.samples if not s["warmup"] and s["status"] == "ok" and s["rollback"] == "auto"]
+    groups: dict[tuple[str, str, str], Group] = defaultdict(list)
+    for s in measured:
+        for workload in (s["workload"], ALL):
+            groups[s["engine"], s["strategy"], workload].append(s)
+    out = []
+    for workload in [*dict.fromkeys(s["workload"] for s in measured), ALL]:
+        for strategy in dict.fromkeys(a["strategy"] for a in run.meta["arms"]):
+            ours, theirs = (groups.get((engine, strategy, workload), []) for engine in ("specdec", "llama-server"))
+            ratio = _ratio(ours, theirs, "generation_s")
+            if ratio is not None:
+                row = {"workload": workload, "strategy": strategy, "rollback": "auto", "engine": "specdec"}
+                figures = {
+                    "ratio": ratio.value,
+                    "ratio_low": ratio.low,
+                    "ratio_high": ratio.high,
+                    "verdict": ratio.verdict,
+                }
+                out.append({**row, "prompts": len({_cell(s) for s in ours} & {_cell(s) for s in theirs}), **figures})
+    return out
+
+
 def _row(run: Run, arm: tuple[str, str, str], workload: str, group: Group, baseline: Group) -> Row:
     labels = run.meta["labels"]
     ok = [s for s in group if s["status"] == "ok"]
@@ -160,8 +184,10 @@ def _phases(ok: Group) -> dict[str, float] | None:
 
 def _paired(ok: Group, base: Group, clock: str) -> Ratio | None:
     """Speed against the baseline's on the generations that both have, added up by prompt."""
-    if not ok or ok[0]["strategy"] == BASELINE:
-        return None
+    return None if not ok or ok[0]["strategy"] == BASELINE else _ratio(ok, base, clock)
+
+
+def _ratio(ok: Group, base: Group, clock: str) -> Ratio | None:
     theirs = {_cell(s): s for s in base}
     sums: dict[str, npt.NDArray[np.float64]] = {}
     for s in ok:

@@ -73,6 +73,7 @@ class RunSpec(_Frozen):
     sampling: SamplingOptions = SamplingOptions()
     model: ModelOptions = ModelOptions()
     engines: tuple[str, ...] = ("specdec",)
+    llama_server: str = ""
     cell_timeout: float = Field(0.0, ge=0.0)
     ram_limit: int = Field(0, ge=0)
 

@@ -65,6 +65,17 @@ CarryState = Annotated[
     bool, typer.Option("--carry-state", help="Strategies keep what they learnt from prompt to prompt.")
 ]
 
+Engine = Annotated[
+    str, typer.Option("--engine", help="Who answers: specdec, or llama-server (llama.cpp's own, started by specdec).")
+]
+WithLlamaServer = Annotated[
+    bool, typer.Option("--with-llama-server", help="Both engines on one table, with the ratio of their speeds.")
+]
+LlamaServer = Annotated[
+    str,
+    typer.Option("--llama-server", help="The llama-server to use; else SPECDEC_LLAMA_SERVER, else the one on PATH."),
+]
+
 SamplingMode = Annotated[str, typer.Option("--sampling", help="greedy, or model: what the GGUF recommends.")]
 Temp = Annotated[float | None, typer.Option("--temp", "--temperature", help="Temperature; 0 is greedy.")]
 TopK = Annotated[int | None, typer.Option("--top-k", help="Keep the k most probable tokens; 0 is off.")]

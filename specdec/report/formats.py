@@ -8,17 +8,19 @@ from typing import Any
 
 import orjson
 
-from specdec.metrics import rows
+from specdec.metrics import engine_ratios, rows
 from specdec.store import Run
 
 
 def as_json(run: Run) -> str:
-    """One object: ``run_id``, ``labels``, ``status``, ``rows``."""
+    """One object: ``run_id``, ``labels``, ``status``, ``rows``; with two engines ``engine_ratios`` too."""
     return orjson.dumps(_object(run), option=orjson.OPT_INDENT_2).decode()
 
 
 def _object(run: Run) -> dict[str, Any]:
-    return {"run_id": run.id, "status": run.meta["status"], "labels": run.meta["labels"], "rows": rows(run)}
+    found = {"run_id": run.id, "status": run.meta["status"], "labels": run.meta["labels"], "rows": rows(run)}
+    ratios = engine_ratios(run)
+    return found | ({"engine_ratios": ratios} if ratios else {})
 
 
 def as_csv(run: Run) -> str:

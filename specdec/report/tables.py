@@ -8,7 +8,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from specdec.metrics import rows
+from specdec.metrics import engine_ratios, rows
 from specdec.store import Run
 from specdec.types import PHASES, Row
 
@@ -41,6 +41,8 @@ def _report(run: Run, style: str) -> str:
             title = "Acceptance by position, where the one before was accepted"
             sections.append((title, _positions("conditional_acceptance", 2), drafting))
             sections.append(("Share of drafts by accepted length", _LENGTHS, drafting))
+    if ratios := engine_ratios(run):
+        sections.append(("specdec over llama-server", _RATIOS, ratios))
     sections.append(("Where the time goes", _phases(table), table))
     for title, columns, shown in sections:
         heading = f"## {title}" if style == "pipe" else f"{title}\n{'=' * len(title)}"
@@ -76,7 +78,8 @@ def _table(table: list[Row], columns: list[Column], style: str) -> str:
 
 
 def _name(row: Row) -> str:
-    return str(row["strategy"]) if row["rollback"] == "auto" else f"{row['strategy']} [{row['rollback']}]"
+    name = str(row["strategy"]) if row["rollback"] == "auto" else f"{row['strategy']} [{row['rollback']}]"
+    return name if row["engine"] == "specdec" else f"{name} @ {row['engine']}"
 
 
 def _speedup(row: Row) -> str:
@@ -85,9 +88,12 @@ def _speedup(row: Row) -> str:
     return f"{row['speedup']:.2f}"
 
 
-def _interval(row: Row) -> str:
-    low, high = row["speedup_low"], row["speedup_high"]
-    return "" if low is None else f"{low:.2f}-{high:.2f}"
+def _interval(key: str, form: str) -> Callable[[Row], str]:
+    def cell(row: Row) -> str:
+        ends = row[f"{key}_low"], row[f"{key}_high"]
+        return "" if ends[0] is None else "-".join(form.format(end) for end in ends)
+
+    return cell
 
 
 def _verdict(row: Row) -> str:
@@ -126,8 +132,14 @@ _SPEED: list[Column] = [
     ("n", lambda r: str(r["prompts"])),
     ("tok/s", _number("tok_s", "{:.2f}")),
     ("speedup", _speedup),
-    ("95 %", _interval),
+    ("95 %", _interval("speedup", "{:.2f}")),
     ("verdict", _verdict),
+]
+_RATIOS: list[Column] = [
+    ("n", lambda r: str(r["prompts"])),
+    ("ratio", _number("ratio", "{:.3f}")),
+    ("95 %", _interval("ratio", "{:.3f}")),
+    ("verdict", lambda r: str(r["verdict"])),
 ]
 _DRAFTING: list[Column] = [
     ("acceptance", _percent),

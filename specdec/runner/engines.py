@@ -10,9 +10,9 @@ from specdec.arms import Arm, Attempt, do
 from specdec.errors import SpecdecError
 from specdec.registry import Planned
 from specdec.spec import RunSpec
-from specdec.types import Generation, Limits, Prompt, Sampling
+from specdec.types import Generation, Limits, Prompt, Sampling, ServedGeneration
 
-ENGINES = {"specdec": "specdec.engine:Engine"}
+ENGINES = {"specdec": "specdec.engine:Engine", "llama-server": "specdec.server.engine:ServerEngine"}
 """Name to ``module:class``; the class is built with (spec, planned, announce)."""
 
 
@@ -42,7 +42,9 @@ class AnyEngine(Protocol):
     def ready(self, arm: Arm) -> None:
         """Make ready whatever the arm needs, so that a failure shows before its first generation."""
 
-    def answers(self, arm: Arm, prompt: Prompt, limits: Limits | None = None) -> Iterator[tuple[int, Generation]]:
+    def answers(
+        self, arm: Arm, prompt: Prompt, limits: Limits | None = None
+    ) -> Iterator[tuple[int, Generation]] | Iterator[tuple[int, ServedGeneration]]:
         """(turn, generation) for each turn of the prompt, from an empty memory; ``limits`` None: the run's."""
 
     def discard(self, arm: Arm) -> None:

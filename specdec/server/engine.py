@@ -26,7 +26,7 @@ from specdec.server.options import (
     strategy_arguments,
 )
 from specdec.server.pool import Pool, Resident
-from specdec.server.process import Binary
+from specdec.server.process import find_binary
 from specdec.spec import RunSpec
 from specdec.types import Limits, Message, Prompt, ServedGeneration, TokenArray
 
@@ -46,7 +46,6 @@ class ServerEngine:
         spec: the run.
         planned: its strategies.
         announce: takes one line for each thing worth telling.
-        binary: the llama-server to use.
         logs: folder for the servers' logs; without one they go with the engine.
     """
 
@@ -55,9 +54,9 @@ class ServerEngine:
         spec: RunSpec,
         planned: list[Planned],
         announce: Callable[[str], None],
-        binary: Binary,
         logs: Path | None = None,
     ) -> None:
+        binary = find_binary(spec.llama_server)
         self._spec, self._announce, self.binary = spec, announce, binary
         path = model_path(spec.target)
         header = read_header(path)
@@ -71,7 +70,7 @@ class ServerEngine:
             probe = plan.build()
             probe.check(header)
             if self._can(plan, probe.longest_draft):
-                self.arms.append(Arm(plan, "auto", probe.longest_draft, 0))
+                self.arms.append(Arm(plan, "auto", probe.longest_draft, 0, engine=NAME))
         if spec.rollback != ("auto",) or spec.snapshots is not None:
             announce("llama-server: undoes drafts in its own way; --rollback and --snapshots do not reach it")
         self._n_ctx = 0
