@@ -340,7 +340,7 @@ def test_compare_with_llama_server_as_the_engine(fake: Any) -> None:
     done = specdec("compare", "--engine", "llama-server", "--llama-server", binary, "-s", "ngram-simple,mtp", *SHORT)
     assert done.returncode == 0, done.stderr
     assert "mtp is left out" in done.stderr
-    assert "ngram-simple @ llama-server" in done.stdout
+    assert "ngram-simple @server" in done.stdout
     (folder,) = Path("results").iterdir()
     lines = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
     assert {(s["engine"], s["strategy"]) for s in lines} == {("llama-server", "none"), ("llama-server", "ngram-simple")}

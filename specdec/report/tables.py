@@ -79,7 +79,7 @@ def _table(table: list[Row], columns: list[Column], style: str) -> str:
 
 def _name(row: Row) -> str:
     name = str(row["strategy"]) if row["rollback"] == "auto" else f"{row['strategy']} [{row['rollback']}]"
-    return name if row["engine"] == "specdec" else f"{name} @ {row['engine']}"
+    return name if row["engine"] == "specdec" else f"{name} @server"
 
 
 def _speedup(row: Row) -> str:
@@ -186,6 +186,8 @@ def _notes(run: Run, table: list[Row]) -> list[str]:
         "speedup: tok/s of generation against `none` on the same prompts (n); 95 %: bootstrap over prompts.",
         "AL: mean acceptance length, tokens emitted per target pass over all steps, bonus token included.",
     ]
+    if any(r["engine"] == "llama-server" for r in table):
+        notes.append("@server: by llama-server, its own clock; its speedup is against its own `none`.")
     quiet: dict[str, list[str]] = {}
     for r in table:
         if r["status"] == "inactive" and r["workload"] != "all":

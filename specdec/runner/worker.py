@@ -13,7 +13,7 @@ from typing import Any
 
 from specdec.arms import Arm
 from specdec.decode import check_identity
-from specdec.errors import BrokenGeneration, OutOfMemory, SpecdecError
+from specdec.errors import BrokenGeneration, OutOfMemory, ServerDied, SpecdecError
 from specdec.llama.library import log
 from specdec.runner.checks import plan_strategies
 from specdec.runner.engines import AnyEngine, make_engine
@@ -190,7 +190,8 @@ def _failure(error: Exception, during: str = "") -> dict[str, Any]:
     """A failure as a sample has it: status, one line, and for a strategy's own exception where it was raised."""
     if isinstance(error, SpecdecError):
         status = "out-of-memory" if isinstance(error, OutOfMemory) else "error"
-        return {"status": status, "error": during + error.what, "traceback": ""}
+        log = {"log": error.log} if isinstance(error, ServerDied) else {}  # its own, not this process's
+        return {"status": status, "error": during + error.what, "traceback": "", **log}
     where = "".join(traceback.format_exception(error)[-3:])
     if isinstance(error, MemoryError):
         return {
