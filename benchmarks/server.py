@@ -99,8 +99,6 @@ def main() -> None:
         try:
             for engine in (ours, theirs):
                 engine.fit(prompts)
-            for arm in theirs.arms:
-                theirs.ready(arm)
             mine = {arm.planned.label: arm for arm in ours.arms}
             for arm in theirs.arms:
                 compare((ours, theirs), (mine[arm.planned.label], arm), prompts * args.rounds)

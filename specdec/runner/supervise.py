@@ -47,6 +47,15 @@ class Supervisor:
         return self._workers.facts[engine]
 
     @property
+    def together(self) -> bool:
+        """Whether each engine's worker stays while another's works; then their cells can take turns prompt by prompt."""
+        return self._workers.together
+
+    @together.setter
+    def together(self, value: bool) -> None:
+        self._workers.together = value
+
+    @property
     def ram_limit(self) -> int:
         """Bytes that a worker may take beside file-mapped weights."""
         return self._workers.ram_limit
@@ -116,11 +125,11 @@ class Supervisor:
                     failed = sample["status"] != "ok"
                     yield self._noted(cell, sample, process)
                     if sample["status"] == "out-of-memory":  # what is left in it is not to be trusted
-                        self.kill()
+                        self._workers.lose()
                         return
             worker.served.add(cell.arm.key)
         except WorkerLost as lost:
-            self.kill()
+            self._workers.lose()
             if not failed:
                 more = {"turn": turn, "exit_code": lost.exit_code, "limit_s": patience_s, "log": lost.log}
                 yield _head(cell) | _failure(lost.status, lost.error) | more

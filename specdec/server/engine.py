@@ -6,10 +6,11 @@ import http.client
 import re
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from time import perf_counter, sleep
 
-from specdec.arms import Arm
+from specdec.arms import Arm, Attempt, do
 from specdec.conversation import fit_context, history, rounded, seeded
 from specdec.demo import model_path
 from specdec.errors import BrokenGeneration, SpecdecError
@@ -114,13 +115,16 @@ class ServerEngine:
             return self.model.tokenize(prompt.text)
         return self.model.chat(list(history), self._spec.thinking)
 
-    def fit(self, prompts: list[Prompt]) -> dict[str, int]:
-        """Choose or check the context length; returns the prompts' lengths in tokens (all user turns together)."""
+    def fit(self, prompts: list[Prompt], attempt: Attempt = do) -> dict[str, int]:
+        """Choose or check the context length, start every server once, through ``attempt``; returns the prompts' lengths
+        in tokens (all user turns together)."""
         trained = int(self.model.header.get("context_length", 0))
         self._n_ctx, lengths = fit_context(self._spec, prompts, self.tokens, trained)
         if not self._spec.model.ctx_size:
             self._n_ctx = rounded(self._n_ctx + _MARGIN + max(a.longest_draft for a in self.arms))
         self._talks = any(p.turns > 1 for p in prompts)
+        for arm in self.arms:
+            attempt(arm, partial(self._server, arm))
         return lengths
 
     @property
