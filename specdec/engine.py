@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -97,6 +98,9 @@ class Engine:
         """Make the arm's context and open its strategy, unless they are there: whatever cannot work fails here."""
         self._context(arm)
         self._strategy(arm)
+
+    def keep_logs(self, folder: Path) -> None:
+        """Nothing to keep: llama.cpp's log is the process's own."""
 
     @property
     def description(self) -> str:

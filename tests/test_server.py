@@ -346,6 +346,9 @@ def test_compare_with_llama_server_as_the_engine(fake: Any) -> None:
     assert {(s["engine"], s["strategy"]) for s in lines} == {("llama-server", "none"), ("llama-server", "ngram-simple")}
     assert all(s["steps"] is None and s["generation_s"] == pytest.approx(0.08) for s in lines if not s["warmup"])
     assert json.loads((folder / "run.json").read_text())["context"]["llama_server"] == "1234 (abcdef0)"
+    logs = {path.name: path.read_text() for path in (folder / "logs").iterdir()}
+    assert set(logs) == {"llama-server-none.log", "llama-server-ngram-simple.log"}
+    assert all(text.count("asked:") == 3 for text in logs.values()), "one warm-up, two prompts"
 
 
 def test_compare_says_in_one_line_that_no_server_is_there() -> None:

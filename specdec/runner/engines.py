@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import Protocol, cast
 
 from specdec.arms import Arm, Attempt, do
@@ -46,6 +47,9 @@ class AnyEngine(Protocol):
         self, arm: Arm, prompt: Prompt, limits: Limits | None = None
     ) -> Iterator[tuple[int, Generation]] | Iterator[tuple[int, ServedGeneration]]:
         """(turn, generation) for each turn of the prompt, from an empty memory; ``limits`` None: the run's."""
+
+    def keep_logs(self, folder: Path) -> None:
+        """Where the logs of processes that it starts are to be kept; told before each cell, always the same folder."""
 
     def discard(self, arm: Arm) -> None:
         """After a failure: trust nothing that this arm has left."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
+from pathlib import Path
 
 from specdec.arms import Arm, ArmKey
 from specdec.errors import SpecdecError
@@ -38,6 +39,8 @@ class Supervisor:
         self._job, self._announce = job, announce
         self._workers = Workers(job, announce, self._give_up)
         self._prompts = {p.id: i for i, p in enumerate(job.prompts)}
+        self.logs: Path | None = None
+        """Where engines keep the logs of the processes that they start."""
         self._given_up: dict[ArmKey, tuple[str, str]] = {}
         self._losses: Counter[ArmKey] = Counter()
 
@@ -147,6 +150,7 @@ class Supervisor:
             "prompt": self._prompts[cell.prompt.id],
             "head": _head(cell),
             "turns": turns,
+            "logs": self.logs and str(self.logs),
             "n_predict": limits and limits.n_predict,
             "ignore_eos": limits and limits.ignore_eos,
             "limit_s": self._workers.limits.generation(cell.arm.key, n_prompt, n_predict),

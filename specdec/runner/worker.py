@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields, replace
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 from specdec.arms import Arm
@@ -129,10 +130,12 @@ class Server:
         """Serve one cell: a sample a turn, then ``done``. A failure is a sample too.
 
         ``order``: ``arm`` and ``prompt`` by index, ``head`` (the fields that name the samples), ``turns``, ``n_predict``
-        and ``ignore_eos`` (null: the run's), ``limit_s`` for each turn.
+        and ``ignore_eos`` (null: the run's), ``limit_s`` for each turn, ``logs`` (a folder, or null).
         """
         arm, head, turn = self.engine.arms[order["arm"]], order["head"], 0
         try:
+            if order["logs"]:
+                self.engine.keep_logs(Path(order["logs"]))
             self._guarded(order["arm"], lambda: self.engine.ready(arm))
             if self._spec.warmup and not head["warmup"] and order["arm"] not in self._warm:
                 self._warm_up(order)

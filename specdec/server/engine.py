@@ -137,6 +137,10 @@ class ServerEngine:
         context = {"n_ctx": self._n_ctx, "threads": self.model.threads, "recurrent": self.model.recurrent}
         return {**context, "llama_server": self.binary.version}
 
+    def keep_logs(self, folder: Path) -> None:
+        """The servers' logs are to be kept in ``folder``."""
+        self._pool.keep_logs(folder)
+
     @property
     def description(self) -> str:
         """The target, from its file's header: a model without weights cannot describe itself."""
