@@ -23,12 +23,7 @@ from specdec.types import PHASES, Generation, Prompt
 
 ARMS = [
     *(f"mtp(n_max={n})" for n in (1, 2, 3, 4)),
-    *(
-        f'draft(model="{{draft}}", n_max={n}, states={states}, feed={feed})'
-        for n in (1, 3)
-        for states in ("checkpoint", "sequences")
-        for feed in ("together", "singly")
-    ),
+    *(f'draft(model="{{draft}}", n_max={n}, feed={feed})' for n in (1, 3) for feed in ("together", "singly")),
 ]
 
 

@@ -44,7 +44,7 @@ class Engine:
         for probe in probes:
             probe.check(header)
         announce(f"Loading {path.name} ({header.file_bytes / 1e9:.2f} GB)")
-        self.model = LlamaModel(path, spec.model, mtp=any("hidden_states" in p.needs for p in probes))
+        self.model = LlamaModel(path, spec.model, mtp=any("mtp_layer" in p.needs for p in probes))
         announce(f"Loaded in {self.model.load_s:.1f} s: {self.model.description}, vocabulary {self.model.n_vocab:,}")
         self.sampling = spec.resolve_sampling(self.model.recommended_sampling)
         self.arms = self._make_arms(planned, probes)

@@ -63,7 +63,8 @@ class Strategy(ABC):
     """Whether it is made of strategies, given inside its brackets; then it writes ``combine``."""
 
     needs: frozenset[str] = frozenset()
-    """``hidden_states``: ``process`` is called. ``target_model``: ``Services.target_model`` is set."""
+    """``hidden_states``: ``process`` is called. ``target_model``: ``Services.target_model`` is set. ``mtp_layer``: the
+    target is loaded with its MTP layer."""
 
     translate_s: float = 0.0
     """Seconds spent so far in ``propose`` on changing between vocabularies: booked as a phase of their own."""

@@ -36,7 +36,6 @@ class Options(StrategyOptions):
     translate: bool = Field(False, description="draft through text where the vocabularies differ")
     gpu_layers: int = Field(-1, ge=-1, description="layers of the draft model in VRAM; -1 for all")
     threads: int = Field(0, ge=0, description="CPU threads; 0: the target's")
-    states: Literal["checkpoint", "sequences"] = Field("checkpoint", description="how a hybrid draft model goes back")
     feed: Literal["auto", "together", "singly"] = Field("auto", description="accepted tokens; auto: singly on a GPU")
     cache_type_k: CacheType = Field("f16", description="KV cache type of K")
     cache_type_v: CacheType = Field("f16", description="KV cache type of V")
@@ -87,7 +86,7 @@ class DraftModel(Strategy):
         options = target.options.model_copy(update=placement | caches)
         singly = o.feed == "singly" or (o.feed == "auto" and runs_on_gpu(options))
         likeliest = o.p_min <= 0.0 and (not o.sample or services.sampling.greedy)
-        self._follower = Follower(model_path(o.model), options, services.n_ctx, o.n_max, o.states, singly, likeliest)
+        self._follower = Follower(model_path(o.model), options, services.n_ctx, o.n_max, singly, likeliest)
         self._translator = Translator(target, self._follower.model) if o.translate else None
         self._sampling, self._n_vocab = services.sampling, services.n_vocab
         self._rng = np.random.default_rng(services.sampling.seed + 1)

@@ -8,6 +8,7 @@ import mmap
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,27 +26,45 @@ class Options(StrategyOptions):
     on: str = Field("", description="only while this file exists")
 
 
-def go_wrong(how: str) -> None:
-    if how == "segfault":
-        ctypes.string_at(0)
-    elif how == "abort":
-        os.abort()
-    elif how == "sleep":
-        time.sleep(1e6)
-    elif how == "spin":  # in C, and the interpreter's lock is never let go
-        sum(itertools.repeat(1, 10**15))
-    elif how == "eat":
-        while True:
-            KEPT.append(bytearray(os.urandom(1) * (32 << 20)))
-    elif how == "eat-shared":  # counts to no limit that the process could set itself
-        while True:
-            KEPT.append(mmap.mmap(-1, 32 << 20))
-            KEPT[-1].write(b"x" * (32 << 20))
-            time.sleep(0.05)
-    elif how == "exit":
-        sys.exit(3)
-    elif how == "raise":
-        raise ValueError("boom")
+def eat() -> None:
+    while True:
+        KEPT.append(bytearray(os.urandom(1) * (32 << 20)))
+
+
+def eat_shared() -> None:
+    """Memory that counts to no limit which a process could set itself."""
+    while True:
+        KEPT.append(mmap.mmap(-1, 32 << 20))
+        KEPT[-1].write(b"x" * (32 << 20))
+        time.sleep(0.05)
+
+
+def fail_assertion() -> None:
+    """llama.cpp's own way out."""
+    from specdec.llama.library import ggml_function
+
+    abort = ggml_function("ggml_abort", None, [ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p])
+    abort(b"ggml.c", 7, b"GGML_ASSERT(n_tokens > 0) failed")
+
+
+def lack_vram() -> None:
+    """What ggml-cuda does."""
+    os.write(2, b"CUDA error: out of memory\n")
+    os.abort()
+
+
+WAYS: dict[str, Callable[[], object]] = {
+    "segfault": lambda: ctypes.string_at(0),
+    "abort": os.abort,
+    "assert": fail_assertion,
+    "cuda": lack_vram,
+    "sleep": lambda: time.sleep(1e6),
+    "spin": lambda: sum(itertools.repeat(1, 10**15)),  # in C, and the interpreter's lock is never let go
+    "eat": eat,
+    "eat-shared": eat_shared,
+    "exit": lambda: sys.exit(3),
+    "raise": lambda: [][1],
+}
 
 
 class Faulty(Strategy):
@@ -57,7 +76,7 @@ class Faulty(Strategy):
     def _fault(self, where: str) -> None:
         o: Any = self.options
         if o.where == where and (not o.on or Path(o.on).exists()):
-            go_wrong(o.how)
+            WAYS.get(o.how, lambda: None)()
 
     def open(self, services: Any) -> None:
         self._fault("open")
@@ -92,7 +111,7 @@ class Recorder(Strategy):
     name = "recorder"
 
     def propose(self, context: Any, max_tokens: int) -> Draft:
-        time.sleep(0.01)
+        time.sleep(0.005)
         return Draft([int(context[-1])])
 
     def end(self) -> None:

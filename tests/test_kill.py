@@ -37,7 +37,7 @@ def compare(target: Path, results: str) -> list[str]:
         "1",
     ]
     python = [sys.executable, "-m", "specdec", "compare", "--target", str(target), "--results", results]
-    return [*python, *fixed, "--launches", "3", "--workloads", ",".join(PROMPTS)]
+    return [*python, *fixed, "--launches", "4", "--workloads", ",".join(PROMPTS)]
 
 
 def raw(results: str) -> list[dict[str, Any]]:

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from specdec.arms import Arm
+from specdec.registry import Planned
+from specdec.runner.checks import plan_strategies
+from specdec.runner.engines import ENGINES
+from specdec.runner.limits import TimeLimits
+from specdec.runner.worker import serve
+from specdec.spec import RunSpec, make_spec
 from specdec.store import find_run, read_run
+from specdec.types import PHASES, Generation, Limits, Prompt, Sampling, StepLog
 
 FAULTS = Path(__file__).with_name("faults.py")
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends a worker with its parent on Linux only")
@@ -51,8 +62,9 @@ def faulty(*options: str) -> tuple[str, ...]:
 
 
 def test_faults_cost_their_own_cells(nano_dense: Path) -> None:
-    """A real segmentation fault, an abort, an exit, an exception, a sleep, a loop in C, two ways of eating memory."""
-    hows = ("segfault", "abort", "exit", "raise", "sleep", "spin", "eat", "eat-shared")
+    """A real segmentation fault, an abort, an assertion of ggml's, an exit, an exception, a sleep, a loop in C, two ways
+    of eating memory, and CUDA's way of saying that there is none."""
+    hows = ("segfault", "abort", "assert", "exit", "raise", "sleep", "spin", "eat", "eat-shared", "cuda")
     limits = ("--limit", 2, "--warmup", 0, "--cell-timeout", 3, "--ram-limit", 400)
     out, err, found = compare(nano_dense, *faulty(*(f"how={h}" for h in hows)), *limits)
     groups = by_strategy(found)
@@ -60,6 +72,7 @@ def test_faults_cost_their_own_cells(nano_dense: Path) -> None:
     assert seen == {
         "segfault": {"crashed"}, "abort": {"crashed"}, "exit": {"crashed"}, "raise": {"error"},
         "sleep": {"timed out"}, "spin": {"timed out"}, "eat": {"out-of-memory"}, "eat-shared": {"out-of-memory"},
+        "assert": {"crashed"}, "cuda": {"out-of-memory"},
     }  # fmt: skip
     assert all(len(groups[f"faulty(how={h})"]) == 2 for h in hows), "each cell is recorded, once"
     for unhurt in ("none", "faulty"):
@@ -67,10 +80,11 @@ def test_faults_cost_their_own_cells(nano_dense: Path) -> None:
     one = {h: groups[f"faulty(how={h})"][0] for h in hows}
     assert one["segfault"]["exit_code"] == -signal.SIGSEGV
     assert "SIGSEGV" in one["segfault"]["error"]
-    assert any("go_wrong" in line for line in one["segfault"]["log"]), "where it was in Python"
-    assert any("go_wrong" in line for line in one["spin"]["log"])
+    assert any("faults.py" in line for line in one["segfault"]["log"]), "where it was in Python"
+    assert any("in _fault" in line for line in one["spin"]["log"])
     assert one["spin"]["limit_s"] == 3
-    assert "go_wrong" in one["raise"]["traceback"]
+    assert "GGML_ASSERT(n_tokens > 0) failed" in one["assert"]["error"]
+    assert "in _fault" in one["raise"]["traceback"]
     assert "FAIL: crashed" in out
     assert "FAIL: timed out" in out
     assert "FAIL: out-of-memory" in out
@@ -184,6 +198,91 @@ def test_the_parent_never_loads_llama_cpp(nano_dense: Path) -> None:
         "assert 'llama_cpp' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+# ---- inside the worker, with another engine
+
+
+class OtherEngine:
+    """Answers as it is told to; ``wrong`` answers count what they did not emit."""
+
+    sampling, card, description = Sampling(), "CPU", "other"
+    wrong = False
+
+    def __init__(self, spec: RunSpec, planned: list[Planned], announce: Any) -> None:
+        self.arms = [Arm(p, "auto", 0, 0, engine="other") for p in planned]
+
+    def fit(self, prompts: list[Prompt], attempt: Any = None) -> dict[str, int]:
+        return {p.id: 3 for p in prompts}
+
+    def settings(self) -> dict[str, object]:
+        return {"n_ctx": 512, "threads": 1}
+
+    def ready(self, arm: Arm) -> None: ...
+
+    def discard(self, arm: Arm) -> None: ...
+
+    def close(self) -> None: ...
+
+    def answers(self, arm: Arm, prompt: Prompt, limits: Limits | None = None) -> Iterator[tuple[int, Generation]]:
+        steps = StepLog([1], [1], [5], [5], [""], [None])
+        phases = dict.fromkeys(PHASES, 0.0) | {"verify": 0.1}
+        tokens = [1, 2, 3, 4] if self.wrong else [1, 2, 3]
+        for turn in range(prompt.turns):
+            yield turn, Generation(3, tokens, "abc", "length", 0, steps, 0.1, 0.1, 0.1, 0.2, phases)
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_other_engines_answers_are_checked_too(monkeypatch: pytest.MonkeyPatch, wrong: bool) -> None:
+    monkeypatch.setitem(ENGINES, "other", f"{__name__}:OtherEngine")
+    monkeypatch.setattr(OtherEngine, "wrong", wrong)
+    spec = make_spec(target="demo", strategies="none", warmup=0, engines=("other",))
+    (planned,) = plan_strategies(spec)
+    prompt = Prompt("p", "w", "completion", "short", text="x")
+    commands: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    hashes = {planned.label: planned.found.file_sha256}
+    commands.put({
+        "spec": spec.model_dump(mode="json"), "engine": "other", "prompts": [asdict(prompt)], "strategies": hashes,
+        "arms": None, "skip": [], "open_limit_s": 9,
+    })  # fmt: skip
+    head = {"engine": "other", "strategy": "none", "warmup": False}
+    cell = {"arm": 0, "prompt": 0, "head": head, "turns": 1, "n_predict": None, "ignore_eos": None, "limit_s": 9}
+    commands.put({"cell": cell})
+    commands.put({"close": True})
+    said: list[dict[str, Any]] = []
+    serve(commands, said.append)
+    (sample,) = [m["sample"] for m in said if "sample" in m]
+    assert sample["status"] == ("error" if wrong else "ok")
+    assert sample["error"] == ("4 tokens were emitted, the steps account for 3." if wrong else None)
+    assert sample["turn"] == 0
+    assert said[-1] == {"done": True}
+
+
+def test_a_strategy_that_changed_since_the_run_began_is_refused() -> None:
+    spec = make_spec(target="demo", strategies="none")
+    commands: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    commands.put({
+        "spec": spec.model_dump(mode="json"), "engine": "specdec", "prompts": [], "strategies": {"none": "another"},
+        "arms": None, "skip": [], "open_limit_s": 9,
+    })  # fmt: skip
+    said: list[dict[str, Any]] = []
+    serve(commands, said.append)
+    assert said[-1]["refused"][0] == "a strategy's file changed since the run began."
+
+
+def test_time_limits_follow_what_was_measured() -> None:
+    fast, slow = ("specdec", "none", "auto"), ("specdec", "s", "auto")
+    limits = TimeLimits()
+    assert limits.generation(fast, 100, 100) >= 600
+    sample = {"n_prompt": 10, "n_reused": 0, "ttft_s": 1.0, "generation_s": 9.0, "token_ids": [0] * 10}
+    limits.measured(fast, sample)
+    assert limits.generation(fast, 100, 200) == pytest.approx(20 * (100 * 0.1 + 200 * 1.0))
+    assert limits.generation(slow, 100, 200) == limits.generation(fast, 100, 200), "none of its own yet"
+    limits.measured(slow, sample | {"generation_s": 90.0})
+    assert limits.generation(slow, 100, 200) == pytest.approx(20 * (100 * 0.1 + 200 * 10.0))
+    assert limits.generation(fast, 1, 1) == 60, "never less than a minute"
+    asked = TimeLimits(7.0)
+    assert asked.generation(slow, 10_000, 10_000) == asked.opening() == 7.0
 
 
 # ---- ends

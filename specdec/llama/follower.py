@@ -1,19 +1,18 @@
 """A second model that follows the target's text: decodes what it has not seen, goes back where it guessed wrong.
 
-An attention-only model cuts its KV cache. A hybrid model (Qwen3.5-0.8B) cannot go back token by token. It keeps either
+An attention-only model cuts its KV cache. A hybrid model (Qwen3.5-0.8B) cannot go back token by token: it saves its
+recurrent state on the device before it runs ahead, puts it back if it has to return behind that point, and decodes the
+accepted tokens again.
 
-* one *checkpoint* on the device, of the state before it ran ahead, and decodes the accepted tokens again; or
-* the state after each guessed token, in spare *sequences*: it goes back without decoding anything, but the running state
-  changes its place with every token.
-
-A CUDA graph is replayed from the third decode of one shape and place on (ggml-cuda.cu, ``ggml_cuda_graph_evaluate...``):
-on a GPU tokens are therefore fed one at a time, which a batch of the same tokens would interrupt.
+A CUDA graph is replayed from the third decode of the same shape, with the states in the same place, on (llama.cpp,
+ggml-cuda.cu, ``ggml_cuda_graph_update_required``). So on a GPU tokens are fed one at a time: a batch now and then would
+interrupt the replay. For the same reason states are not kept in spare sequences, from which a model could go back
+without decoding anything: the running state would change its place with every token (tried: 2.3 times slower).
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -24,8 +23,6 @@ from specdec.spec import ModelOptions
 from specdec.target import Outputs
 from specdec.types import FloatArray, MemoryItem, TokenArray
 
-States = Literal["checkpoint", "sequences"]
-
 
 class Follower:
     """State: the memory holds ``end`` tokens, of which the first ``right`` are known to be those of the text.
@@ -35,7 +32,6 @@ class Follower:
         options: its own placement, threads and cache types.
         n_ctx: its context length, tokens.
         ahead: the most tokens that it guesses at once.
-        states: how a hybrid model comes back.
         singly: whether up to ``ahead + 1`` new tokens are decoded one by one rather than together.
         likeliest: whether ``likeliest`` is asked for only, never ``row``: it is then found on the device.
     """
@@ -46,7 +42,6 @@ class Follower:
         options: ModelOptions,
         n_ctx: int,
         ahead: int,
-        states: States = "checkpoint",
         singly: bool = False,
         likeliest: bool = False,
     ) -> None:
@@ -58,12 +53,10 @@ class Follower:
                 f"draft: the run's context of {n_ctx} tokens exceeds the draft model's {trained}.",
                 "Use shorter prompts, a smaller --n-predict, or another draft.",
             )
-        self._sequences = states == "sequences" and self.model.recurrent
-        # Guesses beyond the end of the run's context, and those that spare sequences still hold, need room too.
-        spare = ahead - 1 if self._sequences else 0
-        self._target = LlamaTarget(self.model, n_ctx + 2 * ahead, spare_sequences=spare, likeliest=likeliest)
+        # Guesses beyond the end of the run's context need room too.
+        self._target = LlamaTarget(self.model, n_ctx + ahead, likeliest=likeliest)
         self._on_device = likeliest
-        self._n_ctx = self._target.n_ctx - 2 * ahead
+        self._n_ctx = self._target.n_ctx - ahead
         self._at_once = ahead + 1 if singly else 0
         self._held = np.empty(self._target.n_ctx, np.int32)
         self._saved: int | None = None
@@ -112,9 +105,7 @@ class Follower:
 
     def ahead(self, token: int) -> None:
         """Decode a guessed token. What a hybrid model needs to come back is kept before."""
-        if self._sequences:
-            self._target.memory.keep_state(self.end - self._base)
-        elif self._target.memory.recurrent and self.end == self._base:
+        if self._target.memory.recurrent and self.end == self._base:
             self._target.memory.save(on_device=True)
             self._saved = self.end
         self._held[self.end] = token
@@ -131,9 +122,9 @@ class Follower:
         return row
 
     def memory(self) -> list[MemoryItem]:
-        """Weights, KV, compute buffers (states in spare sequences are among them); for a hybrid the saved state."""
+        """Weights, KV, compute buffers; for a hybrid the saved state."""
         items = [*self.model.memory(), *self._target.buffers]
-        if self._target.memory.recurrent and not self._sequences:
+        if self._target.memory.recurrent:
             items.append(MemoryItem("draft", "checkpoint", self._target.memory.checkpoint_bytes()))
         return items
 
@@ -141,9 +132,6 @@ class Follower:
         """Cut to ``length`` tokens, or to the saved state before them; returns where the memory stands."""
         if not self._target.memory.recurrent:
             self._target.memory.remove_from(length)
-            return length
-        if self._sequences and length >= self._base:
-            self._target.memory.return_to_state(length - self._base)
             return length
         if self._saved is None or self._saved > length:
             self.forget()

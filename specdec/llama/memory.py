@@ -48,16 +48,6 @@ class LlamaMemory:
         """Bytes of one recurrent state."""
         return int(self._lib.llama_state_seq_get_size_ext(self._context, _SEQUENCE, _PARTIAL_ONLY))
 
-    def keep_state(self, slot: int) -> None:
-        """Keep what the sequence holds now in spare sequence ``slot`` (0 is the first); costs no copy until it goes on."""
-        self._lib.llama_memory_seq_rm(self._memory, slot + 1, -1, -1)
-        self._lib.llama_memory_seq_cp(self._memory, _SEQUENCE, slot + 1, -1, -1)
-
-    def return_to_state(self, slot: int) -> None:
-        """Hold again what was kept in ``slot``."""
-        self._lib.llama_memory_seq_rm(self._memory, _SEQUENCE, -1, -1)
-        self._lib.llama_memory_seq_cp(self._memory, slot + 1, _SEQUENCE, -1, -1)
-
     def clear(self) -> None:
         """Empty the memory; the recurrent state is zeroed."""
         self._lib.llama_memory_clear(self._memory, True)

@@ -104,7 +104,7 @@ class LlamaModel:
     @property
     def mtp_bytes(self) -> int:
         """Bytes of the MTP layer's weights."""
-        first = int(self.header.get("block_count", 0)) - self.header.nextn_layers
+        first = self.header.trunk_layers
         layers = tuple(f"blk.{i}." for i in range(first, first + self.header.nextn_layers))
         return sum(t.bytes for t in self.header.tensors if t.name.startswith(layers)) if layers else 0
 
@@ -130,6 +130,12 @@ class LlamaModel:
         """All tokens that end a generation."""
         is_end = self._lib.llama_vocab_is_eog
         return frozenset(t for t in range(self.n_vocab) if is_end(self.vocab, t))
+
+    @cached_property
+    def first_tokens(self) -> list[int]:
+        """What the vocabulary wants at the beginning of a text: begin-of-text, or nothing."""
+        wanted = self._lib.llama_vocab_get_add_bos(self.vocab)
+        return [int(self._lib.llama_vocab_bos(self.vocab))] if wanted else []
 
     @property
     def recommended_sampling(self) -> dict[str, float]:

@@ -27,7 +27,6 @@ class LlamaTarget:
         longest_draft: the most draft tokens of a pass. Bounds the rows of logits that llama.cpp makes room for: at a
             vocabulary of 248 k, 512 rows would cost 500 MiB.
         hidden: whether decodes keep the hidden rows of all their tokens.
-        spare_sequences: how many states ``LlamaMemory.keep_state`` can keep; each costs a recurrent state.
         likeliest: llama.cpp itself finds the likeliest token after the last one of each decode, on the device: the
             logits, 1 MB a row at a vocabulary of 248 k, never reach Python. ``decode`` then gives no rows, and
             ``likeliest`` the token.
@@ -40,9 +39,13 @@ class LlamaTarget:
         snapshots: int = 0,
         longest_draft: int = 0,
         hidden: bool = False,
-        spare_sequences: int = 0,
         likeliest: bool = False,
     ) -> None:
+        if not model.header.has_trunk:
+            raise SpecdecError(
+                f"{model.path.name} holds an MTP layer alone, not a whole model.",
+                "Give the model itself, and this file as --mtp-model.",
+            )
         L, options = model._lib, model.options
         self._lib, self.model = L, model
         self.threads = model.threads
@@ -54,9 +57,7 @@ class LlamaTarget:
         params.n_batch = max(min(options.batch_size, max(n_ctx, 32)), snapshots + 2)
         params.n_ubatch = max(min(options.ubatch_size, params.n_batch), snapshots + 2)
         params.n_rs_seq = snapshots
-        params.n_seq_max, params.kv_unified = 1 + spare_sequences, spare_sequences > 0
-        # llama.cpp asserts that each sequence may have an output.
-        params.n_outputs_max = max(min(params.n_batch, longest_draft + 1), params.n_seq_max)
+        params.n_outputs_max = min(params.n_batch, longest_draft + 1)
         params.n_threads = self.threads
         params.n_threads_batch = options.threads_batch or self.threads
         params.flash_attn_type, params.type_k, params.type_v = model.attention()

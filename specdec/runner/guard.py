@@ -16,6 +16,7 @@ from typing import IO
 from specdec.runner.wire import Message, receive
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_GPU_DRIVERS = ("/dev/nvidiactl", "/dev/kfd")
 
 
 def take_pipes() -> tuple[IO[bytes], IO[bytes]]:
@@ -70,10 +71,15 @@ def time_limit(seconds: float) -> None:
 def limit_ram(limit: int) -> None:
     """Let this process take ``limit`` bytes beyond what it has: then allocations fail in it, instead of the machine.
 
-    Linux only (elsewhere the parent watches). RLIMIT_DATA counts private writable memory: heaps, caches, weights that
-    are not file-mapped; not the address space that CUDA reserves, for which RLIMIT_AS would be no use.
+    Linux only. RLIMIT_DATA counts private writable memory: heaps, caches, weights that are not file-mapped (RLIMIT_AS
+    would count those too). Not set where a GPU driver is: drivers map memory as they like. There, and on other systems,
+    the parent watches; and should the kernel have to choose what to end, it is told to choose this process.
     """
     if sys.platform != "linux":
+        return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    if any(Path(device).exists() for device in _GPU_DRIVERS):
         return
     import resource
 

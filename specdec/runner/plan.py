@@ -129,7 +129,7 @@ def _strategy(planned: Planned) -> dict[str, Any]:
     }
 
 
-_IDENTITY = ("prompts", "strategies", "model file", "machine")
+_IDENTITY = ("prompts", "strategies", "model file", "machine", "number of snapshots that fit into memory")
 
 
 def what_changed(before: dict[str, Any], now: dict[str, Any]) -> str | None:
@@ -144,4 +144,5 @@ def _identity(meta: dict[str, Any], what: str) -> Any:
         "strategies": meta["strategies"],
         "model file": meta["model"]["header_sha256"],
         "machine": (machine["cpu"], meta["labels"]["card"], machine["packages"]),
+        "number of snapshots that fit into memory": meta["arms"],
     }[what]

@@ -33,10 +33,13 @@ _START = (
 )
 """The parent's own import path is handed on: ``-m`` would put the current folder in front of it."""
 
-_POLL_S = 1.0
+_POLL_S = 0.25
+"""How often the worker's RAM is looked at: some 50 microseconds each time."""
+
 _GRACE_S = 5.0
 """The worker ends itself at its time limit, with tracebacks; so much later it is killed."""
 
+_LATE = "timed out: no end within its time limit (--cell-timeout)"
 _TELLING = re.compile(r"GGML_ASSERT|GGML_ABORT|CUDA error|terminate called|what\(\):|Error: ")
 _WINDOWS = {3: "abort", 0xC0000005: "access violation", 0xC00000FD: "stack overflow", 0xC0000409: "abort"}
 
@@ -94,7 +97,7 @@ class WorkerProcess:
                     raise self._ended(late=monotonic() - began >= limit_s)
                 return message
             if monotonic() - began >= limit_s + _GRACE_S:
-                raise self._killed("timed out", "timed out: no end within its time limit")
+                raise self._killed("timed out", _LATE)
             if self._taken() > self._ram_limit:
                 raise self._killed("out-of-memory", f"out of memory: it took more than {_mib(self._ram_limit)} of RAM")
 
@@ -156,7 +159,7 @@ class WorkerProcess:
         self.kill()
         lines = list(self.log)
         if late:
-            return WorkerLost("timed out", "timed out: no end within its time limit", code, lines)
+            return WorkerLost("timed out", _LATE, code, lines)
         error = f"crashed: {_name(code)}"
         telling = [line for line in lines if _TELLING.search(line)]
         starved = tells_of_memory("\n".join(lines)) or _oom_kills() > self._oom_kills

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import sys
 import traceback
@@ -35,6 +36,8 @@ def main(parent: int, ram_limit: int) -> None:
     limit_ram(ram_limit)
     log.echo = lambda line: print(line, file=sys.stderr, flush=True)
     serve(messages, lambda message: send(answers, message))
+    sys.stdout.flush()
+    os._exit(0)  # an orderly end would wait for the thread that reads the pipe
 
 
 def serve(messages: queue.SimpleQueue[Message], tell: Tell) -> None:
