@@ -224,7 +224,12 @@ def test_strategies_in_llama_servers_words() -> None:
         "--spec-draft-ngl 3 --spec-draft-threads 4 --spec-draft-threads-batch 4 --spec-draft-type-k f16"
         " --spec-draft-type-v f16"
     )
-    for impossible in ("ngram-mod(table_size=2048)", "draft(translate=true)", "mtp(ubatch_size=32)"):
+    for impossible in (
+        "ngram-mod(table_size=2048)",
+        "draft(translate=true)",
+        "draft(feed=singly)",
+        "mtp(ubatch_size=32)",
+    ):
         with pytest.raises(NoCounterpart):
             words(impossible)
     options = ModelOptions(n_cpu_moe=3, op_offload=False, main_gpu=1, load_mode="none", device="CUDA0")
