@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,11 +15,13 @@ from specdec.decode import Decoder
 from specdec.demo import model_path
 from specdec.errors import SpecdecError
 from specdec.forced import ForcedTarget, SyntheticAcceptance
-from specdec.llama.devices import free_bytes
+from specdec.llama.devices import describe, free_bytes
+from specdec.llama.fit import ram_fit, weights_in_ram
 from specdec.llama.gguf import read_header
 from specdec.llama.library import gpu_names
 from specdec.llama.model import LlamaModel, runs_on_gpu
 from specdec.llama.target import LlamaTarget
+from specdec.monitor.system import ram_available
 from specdec.registry import Planned
 from specdec.rollback import Mode, snapshots_for, snapshots_short_of
 from specdec.spec import RunSpec
@@ -43,9 +46,19 @@ class Engine:
         probes = [plan.build() for plan in planned]
         for probe in probes:
             probe.check(header)
-        announce(f"Loading {path.name} ({header.file_bytes / 1e9:.2f} GB)")
-        self.model = LlamaModel(path, spec.model, mtp=any("mtp_layer" in p.needs for p in probes))
+        mtp = any("mtp_layer" in p.needs for p in probes)
+        in_ram = weights_in_ram(header, spec.model, runs_on_gpu(spec.model), mtp)
+        fits, clause = ram_fit(in_ram, ram_available(), mmap=spec.model.load_mode != "none")
+        announce(f"Loading {path.name} ({header.file_bytes / 1e9:.2f} GB; {clause})")
+        if not fits:
+            warnings.warn(f"{path.name} does not fit: {clause}", stacklevel=2)
+        self.model = LlamaModel(path, spec.model, mtp=mtp)
         announce(f"Loaded in {self.model.load_s:.1f} s: {self.model.description}, vocabulary {self.model.n_vocab:,}")
+        if spec.count_experts:
+            if not int(header.get("expert_count", 0)):
+                self.model.close()
+                raise SpecdecError("--count-experts: this model has no experts to count.", "Leave --count-experts out.")
+            announce("warning: counting experts slows every target pass: do not compare these times with other runs'")
         self.sampling = spec.resolve_sampling(self.model.recommended_sampling)
         self.arms = self._make_arms(planned, probes)
         self._strategies: dict[str, Strategy] = {}
@@ -112,6 +125,17 @@ class Engine:
         """The GPUs that this build and these options can use, or CPU."""
         options = self._spec.model
         return " + ".join(gpu_names()) if runs_on_gpu(options) else "CPU"
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """None: llama.cpp runs in this process."""
+        return ()
+
+    @property
+    def vram_asked(self) -> int:
+        """Bytes of the target's weights on GPUs."""
+        gpus = {d.name for d in describe() if d.is_gpu}
+        return sum(i.bytes for i in self.model.memory() if i.device in gpus)
 
     def settings(self) -> dict[str, object]:
         """What the context was resolved to."""
@@ -198,7 +222,9 @@ class Engine:
         if self._target is None or self._shape != shape:
             self._close_context()
             longest = max(a.longest_draft for a in self.arms if (a.snapshots, a.hidden) == shape)
-            self._target, self._shape = LlamaTarget(self.model, self._n_ctx, arm.snapshots, longest, arm.hidden), shape
+            count = self._spec.count_experts
+            self._target = LlamaTarget(self.model, self._n_ctx, arm.snapshots, longest, arm.hidden, count_experts=count)
+            self._shape = shape
             self._target.warm_up()
             if self._target.memory.snapshots != arm.snapshots and arm.rollback == "snapshots":
                 raise SpecdecError(

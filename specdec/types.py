@@ -117,6 +117,8 @@ class StepLog:
     verify_us: list[int] = field(default_factory=list)
     rollback: list[str] = field(default_factory=list)
     note: list[str | None] = field(default_factory=list)
+    experts: list[list[int]] | None = None
+    """Where they were counted: distinct experts of each layer in each target pass."""
 
     def __len__(self) -> int:
         return len(self.drafted)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from specdec.metrics import rows
-from specdec.stats import speed_ratio
 from specdec.store import Run, Sample
 from specdec.types import PHASES, Row
 
@@ -122,49 +120,72 @@ def test_workloads_in_order_and_all_last() -> None:
     assert [r["workload"] for r in rows(run)] == ["z", "y", "all"]
 
 
-class TestStatistics:
-    def test_one_prompt_has_no_interval(self) -> None:
-        one = np.array([10.0])
-        got = speed_ratio(one, one / 2, one, one)
-        assert (got.value, got.low, got.high, got.verdict) == (2.0, None, None, "cannot tell")
+def test_launches_are_paired_and_counted() -> None:
+    """Each launch against its own baseline: launch 1 was twice as slow for both."""
+    both = [
+        s
+        for p in "abcde"
+        for x in (0, 1, 2)
+        for s in (
+            plain(p, 9, 10.0 * (x + 1), launch=x),
+            sample("s", p, [0] * 9, [0] * 9, 5.0 * (x + 1), launch=x),
+        )
+    ]
+    got = row(run_of(*both), "s")
+    assert (got["launches"], got["generations"], got["prompts"]) == (3, 15, 5)
+    assert got["speedup"] == pytest.approx(2.0)
+    assert got["between_launches"] == 0
+    alone = [s for s in both if s["strategy"] == "none" or s["launch"] == 2]
+    assert row(run_of(*alone), "s")["speedup"] == pytest.approx(2.0), "the baseline's other launches do not count"
 
-    @pytest.mark.parametrize(
-        ("factor", "noise", "n", "verdict"),
-        [
-            (1.3, 0.02, 20, "faster"),
-            (0.8, 0.02, 20, "slower"),
-            (1.0, 0.005, 20, "equal within 2 %"),
-            (1.0, 0.3, 10, "no difference shown"),
-            (1.3, 0.02, 3, "cannot tell"),
-        ],
-    )
-    def test_verdicts(self, factor: float, noise: float, n: int, verdict: str) -> None:
-        rng = np.random.default_rng(1)
-        tokens, base = np.full(n, 100.0), rng.uniform(1, 9, n)
-        seconds = base / factor * np.exp(noise * rng.standard_normal(n))
-        got = speed_ratio(tokens, seconds, tokens, base)
-        assert got.verdict == verdict
-        assert got.low is not None
-        assert got.high is not None
-        assert got.low <= got.value <= got.high
 
-    def test_prompts_of_very_different_speed_cancel(self) -> None:
-        """Paired: what a prompt does to both does not widen the interval."""
-        base = np.array([1.0, 100.0, 3.0, 50.0, 9.0, 70.0])
-        got = speed_ratio(np.full(6, 10.0), base / 1.1, np.full(6, 10.0), base)
-        assert got.low == pytest.approx(1.1)
-        assert got.high == pytest.approx(1.1)
+def test_mean_and_sum_differ_where_prompts_do() -> None:
+    ours = [sample("s", "a", [0] * 9, [0] * 9, 0.5), sample("s", "b", [0] * 9, [0] * 9, 18.0)]
+    run = run_of(plain("a", 9, 1.0), plain("b", 9, 9.0), *ours)
+    got = row(run, "s")
+    assert got["speedup"] == pytest.approx(10 / 18.5)
+    assert got["mean_speedup"] == pytest.approx(1.0)
+    assert got["mean_speedup_low"] < 1 < got["mean_speedup_high"]
 
-    def test_the_interval_covers(self) -> None:
-        """95 % intervals of a known ratio cover it in about 95 of 100 simulations."""
-        rng, covered = np.random.default_rng(3), 0
-        for _ in range(300):
-            base = rng.uniform(1, 9, 30)
-            seconds = base / 1.05 * np.exp(0.1 * rng.standard_normal(30))
-            got = speed_ratio(np.full(30, 50.0), seconds, np.full(30, 50.0), base)
-            # Speed is over sums of seconds: the known ratio is 1.05 over the mean of the noise.
-            covered += float(got.low or 0) <= 1.05 / np.exp(0.005) <= float(got.high or 9)
-        assert 0.88 <= covered / 300 <= 0.99
+
+def test_an_engine_has_its_own_baseline_where_it_ran_one() -> None:
+    other = {"engine": "llama-server"}
+    samples = [
+        plain("a", 9, 10.0), sample("s", "a", [0] * 9, [0] * 9, 5.0),
+        sample("s", "a", [0] * 9, [0] * 9, 4.0, **other),
+    ]  # fmt: skip
+    run = run_of(*samples)
+    run.meta["arms"].append({"strategy": "s", "rollback": "auto", "engine": "llama-server"})
+    speedups = {r["engine"]: r["speedup"] for r in rows(run) if (r["workload"], r["strategy"]) == ("all", "s")}
+    assert speedups == {"specdec": pytest.approx(2.0), "llama-server": pytest.approx(2.5)}
+    run.samples.append(plain("a", 9, 20.0, **other))
+    run.meta["arms"].append({"strategy": "none", "rollback": "auto", "engine": "llama-server"})
+    got = {(r["engine"], r["strategy"]): r["speedup"] for r in rows(run) if r["workload"] == "all"}
+    assert got["llama-server", "s"] == pytest.approx(5.0)
+    assert got["llama-server", "none"] is None
+    assert got["specdec", "s"] == pytest.approx(2.0)
+
+
+def test_verdicts_allow_for_the_whole_table() -> None:
+    """The same effect, alone and among many strategies that do nothing."""
+
+    def table(others: int) -> Row:
+        factors = {
+            "s": [1.04, 1.05, 1.10, 1.02, 1.06, 1.09],
+            **{f"o{i}": [1.1, 0.9, 1.2, 0.8, 1.0, 1.01] for i in range(others)},
+        }
+        samples = [plain(p, 9, 10.0) for p in "abcdef"]
+        samples += [
+            sample(name, p, [0] * 9, [0] * 9, 10.0 / f)
+            for name, of in factors.items()
+            for p, f in zip("abcdef", of, strict=True)
+        ]
+        return row(run_of(*samples), "s")
+
+    alone, among = table(0), table(20)
+    assert (alone["verdict"], among["verdict"]) == ("faster", "no difference shown")
+    assert alone["p_value"] == among["p_value"] < among["p_corrected"]
+    assert among["speedup_low"] > 1
 
 
 def served(strategy: str, prompt: str, drafted: int, accepted: int, passes: int | None, seconds: float) -> Sample:
@@ -200,7 +221,7 @@ def test_tables_of_totals_show_na() -> None:
 
     run = run_of(served("none", "a", 0, 0, 8, 8.0), served("s", "a", 6, 4, None, 4.0))
     run.meta.update(prompts=[{}], model={"file": "m", "description": "d"}, spec={"n_predict": 8}, cells=2)
-    run.meta.update(context={"threads": 1, "n_ctx": 512})
+    run.meta.update(context={"threads": 1, "n_ctx": 512}, given={})
     run.meta["labels"]["sampling"] = "greedy"
     line = next(line for line in as_text(run).split("Drafting\n")[1].splitlines() if " s " in line)
     assert line.split()[1:] == ["67%", "n/a", "n/a", "n/a", "n/a"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from specdec.cli import app
+from specdec.cli import app, complete
 from specdec.cli import options as o
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def compare(
     stop: o.Stop = [],  # noqa: B006
     thinking: o.Thinking = False,
     carry_state: o.CarryState = False,
+    count_experts: o.CountExperts = False,
     sampling: o.SamplingMode = "greedy",
     temp: o.Temp = None,
     top_k: o.TopK = None,
@@ -102,6 +103,7 @@ def compare(
         stop=tuple(stop),
         thinking=thinking,
         carry_state=carry_state,
+        count_experts=count_experts,
         sampling={"sampling": sampling, "temp": temp, "top_k": top_k, "top_p": top_p, "min_p": min_p},
         model={
             "gpu_layers": gpu_layers,
@@ -134,7 +136,9 @@ def compare(
 
 @app.command()
 def resume(
-    run: Annotated[str, typer.Argument(help="An interrupted run: its folder, its id, or `latest`.")],
+    run: Annotated[
+        str, typer.Argument(help="An interrupted run: its folder, its id, or `latest`.", autocompletion=complete.runs)
+    ],
     results: o.Results = o.DEFAULT_RESULTS,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run cells that failed once more.")] = False,
     json: Json = False,
@@ -142,9 +146,13 @@ def resume(
     """Finish an interrupted run, in the same order and with the same seed."""
     from specdec import runner, store
     from specdec.cli.progress import watched
+    from specdec.errors import SpecdecError
 
+    found = store.read_run(store.find_run(run, results))
+    if found.meta["kind"] != "compare":
+        raise SpecdecError(f"{found.folder} is a {found.meta['kind']}: it cannot be resumed.", "Take it again.")
     with watched() as observer:
-        folder = runner.resume(store.read_run(store.find_run(run, results)), observer, retry_failed)
+        folder = runner.resume(found, observer, retry_failed)
     _print(folder, json)
 
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from specdec.cli import complete
+
 Results = Annotated[Path, typer.Option("--results", help="Folder that holds the runs.")]
 DEFAULT_RESULTS = Path("results")
 
@@ -14,7 +16,13 @@ Target = Annotated[
     str, typer.Option("--target", "-m", help="The target model, a GGUF file; demo is the one that comes with specdec.")
 ]
 Strategies = Annotated[
-    str, typer.Option("--strategies", "-s", help="Comma list, e.g. ngram or 'ngram-mod(n_match=16),ngram-simple'.")
+    str,
+    typer.Option(
+        "--strategies",
+        "-s",
+        help="Comma list, e.g. ngram or 'ngram-mod(n_match=16),ngram-simple'.",
+        autocompletion=complete.strategies,
+    ),
 ]
 StrategyFiles = Annotated[
     list[str],
@@ -28,7 +36,13 @@ DraftFile = Annotated[
 ]
 MtpFile = Annotated[str, typer.Option("--mtp-model", help="A GGUF with the MTP layer alone, for the strategy mtp.")]
 Workloads = Annotated[
-    str, typer.Option("--workloads", "-w", help="Comma list of workloads or length classes; default all.")
+    str,
+    typer.Option(
+        "--workloads",
+        "-w",
+        help="Comma list of workloads or length classes; default all.",
+        autocompletion=complete.workloads,
+    ),
 ]
 PromptFiles = Annotated[list[str], typer.Option("--prompts", help="Your own prompts, JSON Lines (repeatable).")]
 Limit = Annotated[int, typer.Option("--limit", help="Prompts a workload; 0 for all.")]
@@ -43,6 +57,14 @@ CellTimeout = Annotated[
 RamLimit = Annotated[
     int,
     typer.Option("--ram-limit", help="MiB of RAM for a worker process beside file-mapped weights; 0: what is free."),
+]
+Quick = Annotated[
+    bool,
+    typer.Option(
+        "--quick",
+        help="Answers of 64 tokens, prompts one after another until on or off and the best strategy are settled, or 5"
+        " minutes have passed. Right 9 times in 10; without it the whole set runs.",
+    ),
 ]
 Warmup = Annotated[int, typer.Option("--warmup", help="Warm-up prompts under each strategy; stored, never counted.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of sampling.")]
@@ -74,6 +96,9 @@ WithLlamaServer = Annotated[
 LlamaServer = Annotated[
     str,
     typer.Option("--llama-server", help="The llama-server to use; else SPECDEC_LLAMA_SERVER, else the one on PATH."),
+]
+CountExperts = Annotated[
+    bool, typer.Option("--count-experts", help="Store the distinct experts of each layer and pass; slows passes.")
 ]
 
 SamplingMode = Annotated[str, typer.Option("--sampling", help="greedy, or model: what the GGUF recommends.")]

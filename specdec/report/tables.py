@@ -9,14 +9,20 @@ from typing import Any
 from tabulate import tabulate
 
 from specdec.metrics import engine_ratios, rows
+from specdec.report.machine import machine_notes
+from specdec.stats.stability import unsteady
 from specdec.store import Run
 from specdec.types import PHASES, Row
+from specdec.why import why
 
 _NA = "n/a"
 _STRATEGY_WIDTH = 26
 _MOST_FAILURES = 5
 _MOST_POSITIONS = 8
 _MOST_NOTES = 4
+_MOST_REASONS = 10
+
+_AT_SERVER = ["@server: by llama-server and its own clock; its speedup is against llama-server's own `none`."]
 
 Column = tuple[str, Callable[[Row], str]]
 
@@ -48,6 +54,7 @@ def _report(run: Run, style: str) -> str:
         heading = f"## {title}" if style == "pipe" else f"{title}\n{'=' * len(title)}"
         parts.append(f"{heading}\n\n{_table(shown, columns, style)}")
     parts += _notes(run, table)
+    parts += machine_notes(run, table)
     return "\n\n".join(parts)
 
 
@@ -103,6 +110,10 @@ def _verdict(row: Row) -> str:
     return {"not run": "not run", "error": "FAIL"}.get(row["status"], f"FAIL: {row['status']}")
 
 
+def _mean(row: Row) -> str:
+    return "" if row["mean_speedup"] is None else f"{row['mean_speedup']:.2f}"
+
+
 def _number(key: str, form: str) -> Callable[[Row], str]:
     return lambda row: _NA if row[key] is None else form.format(row[key])
 
@@ -133,6 +144,7 @@ _SPEED: list[Column] = [
     ("tok/s", _number("tok_s", "{:.2f}")),
     ("speedup", _speedup),
     ("95 %", _interval("speedup", "{:.2f}")),
+    ("mean", _mean),
     ("verdict", _verdict),
 ]
 _RATIOS: list[Column] = [
@@ -182,17 +194,36 @@ def _phases(table: list[Row]) -> list[Column]:
 
 def _notes(run: Run, table: list[Row]) -> list[str]:
     total = [r for r in table if r["workload"] == "all"]
-    notes = [
-        "speedup: tok/s of generation against `none` on the same prompts (n); 95 %: bootstrap over prompts.",
-        "AL: mean acceptance length, tokens emitted per target pass over all steps, bonus token included.",
+    parts = [_why(run, table), _explained(table), _origins(total) + _failures(total), _doubts(run)]
+    return ["\n".join(lines) for lines in parts if lines]
+
+
+def _why(run: Run, table: list[Row]) -> list[str]:
+    reasons = why(table, run.samples)
+    lines = [f"{line}." for line in reasons[:_MOST_REASONS]]
+    return lines + (
+        [f"... and {len(reasons) - _MOST_REASONS} more: see --format json."] if reasons[_MOST_REASONS:] else []
+    )
+
+
+def _explained(table: list[Row]) -> list[str]:
+    compared = sum(r["p_value"] is not None for r in table)
+    return [
+        "speedup: sum of tokens / sum of seconds against `none` on the same n prompts; mean: geometric, of the prompts'.",
+        f"95 %: of the speedup, row by row; verdicts allow for the table's {compared} comparisons (docs/verdicts.md).",
+        *_AT_SERVER[: any(r["engine"] != "specdec" for r in table)],
+        "AL: mean acceptance length, tokens emitted per target pass over all steps, bonus token included; break-even: the"
+        " AL that pays for a step; costs of a step in plain tokens, C(n): a target pass over n tokens against one over 1.",
     ]
-    if any(r["engine"] == "llama-server" for r in table):
-        notes.append("@server: by llama-server, its own clock; its speedup is against its own `none`.")
-    quiet: dict[str, list[str]] = {}
-    for r in table:
-        if r["status"] == "inactive" and r["workload"] != "all":
-            quiet.setdefault(_name(r), []).append(r["workload"])
-    notes += [f"Inactive (drafted nothing): {name} on {', '.join(where)}." for name, where in quiet.items()]
+
+
+def _doubts(run: Run) -> list[str]:
+    """What the intervals do not hold, each with the command that settles it."""
+    return [f"WARNING: {line}" for line in unsteady(run.samples, run.meta["spec"], run.meta["given"])]
+
+
+def _origins(total: list[Row]) -> list[str]:
+    notes = []
     for r in total:
         if r["drafted_by"]:
             most = sorted(r["drafted_by"].items(), key=lambda item: -item[1])[:_MOST_NOTES]
@@ -203,7 +234,7 @@ def _notes(run: Run, table: list[Row]) -> list[str]:
                 f"{_name(r)}: {len(r['text_differs'])} of {r['generations']} texts differ from those of `none`, the"
                 f" first at token {min(r['text_differs'])} (rounding depends on the shape of a batch)."
             )
-    return ["\n".join(notes + _failures(total))]
+    return notes
 
 
 def _failures(total: list[Row]) -> list[str]:

@@ -147,8 +147,20 @@ class ServerEngine:
         header = self.model.header
         return f"{header.architecture}, {header.file_bytes / 1e9:.2f} GB"
 
+    @property
+    def vram_asked(self) -> int:
+        """0: llama-server does not say."""
+        return 0
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The servers' processes."""
+        return tuple(r.server.pid for r in self._pool.residents.values())
+
     def ready(self, arm: Arm) -> None:
-        """Start the arm's server unless it runs: whatever cannot work fails here."""
+        """Start the arm's server, one that remembers no prompt unless state is carried: whatever cannot work fails
+        here."""
+        self._forget(arm)
         self._server(arm)
 
     def arguments(self, arm: Arm) -> list[str]:
@@ -163,8 +175,7 @@ class ServerEngine:
     def answers(self, arm: Arm, prompt: Prompt, limits: Limits | None = None) -> Iterator[tuple[int, ServedGeneration]]:
         """(turn, generation) for each turn of the prompt. Within a conversation the server keeps its prompt cache."""
         limits = limits or self._spec.limits
-        if keeps_state(arm.planned) and not self._spec.carry_state:
-            self._forget(arm)
+        self._forget(arm)
         answers: list[Message] = []
         for turn in range(prompt.turns):
             ids = self.tokens(prompt, history(prompt, answers))
@@ -189,6 +200,8 @@ class ServerEngine:
 
     def _forget(self, arm: Arm) -> None:
         """llama-server keeps some tables for good: a fresh one is a new process."""
+        if self._spec.carry_state or not keeps_state(arm.planned):
+            return
         resident = self._pool.residents.get(arm.planned.label)
         if resident is not None and resident.used:
             self._pool.drop(arm.planned.label)
