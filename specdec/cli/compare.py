@@ -42,6 +42,7 @@ def compare(
     json: Json = False,
     rollback: o.RollbackModes = "auto",
     snapshots: o.Snapshots = None,
+    synthetic: o.Synthetic = "",
     ignore_eos: o.IgnoreEos = False,
     stop: o.Stop = [],  # noqa: B006
     thinking: o.Thinking = False,
@@ -99,6 +100,7 @@ def compare(
         ram_limit=ram_limit,
         rollback=_split(rollback) or ("auto",),
         snapshots=snapshots,
+        synthetic=_split(synthetic),
         ignore_eos=ignore_eos,
         stop=tuple(stop),
         thinking=thinking,

@@ -94,9 +94,9 @@ class ServerEngine:
             if kind not in self.binary.spec_types:
                 raise NoCounterpart(f"version {self.binary.version} has no --spec-type {kind}")
             if rates and flags:
-                if len(rates) != longest_draft:
+                if len(rates) < longest_draft:
                     raise NoCounterpart(f"it wants {longest_draft} synthetic rates, one for each draft token")
-                flags += ["--spec-synth-rates", ",".join(f"{r:g}" for r in rates)]
+                flags += ["--spec-synth-rates", ",".join(f"{r:g}" for r in rates[:longest_draft])]
             self.binary.require(flags)
         except NoCounterpart as why:
             self._announce(f"llama-server: {plan.label} is left out: {why}")
