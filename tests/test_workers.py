@@ -207,7 +207,7 @@ class OtherEngine:
     """Answers as it is told to; ``wrong`` answers count what they did not emit."""
 
     sampling, card, description = Sampling(), "CPU", "other"
-    pids: tuple[int, ...] = ()
+    vram_asked, pids = 0, ()
     wrong = False
 
     def __init__(self, spec: RunSpec, planned: list[Planned], announce: Any) -> None:
