@@ -16,10 +16,10 @@ import tempfile
 from pathlib import Path
 from time import sleep
 
-from specdec.engine import Arm, Engine
+from specdec.arms import Arm
+from specdec.engine import Engine
 from specdec.registry import Registry
 from specdec.server.engine import ServerEngine
-from specdec.server.process import find_binary
 from specdec.spec import RunSpec, make_spec
 from specdec.types import Generation, Limits, Prompt, ServedGeneration
 from specdec.workloads import load_prompts, select
@@ -83,7 +83,7 @@ def make(args: argparse.Namespace) -> RunSpec:
     """The run that both engines are given."""
     return make_spec(
         target=args.target, draft=args.draft, strategies=args.strategies, n_predict=args.n_predict, ignore_eos=True,
-        carry_state=True, sampling={"temp": args.temp},
+        carry_state=True, llama_server=args.llama_server, sampling={"temp": args.temp},
     )  # fmt: skip
 
 
@@ -95,12 +95,10 @@ def main() -> None:
     prompts = select(load_prompts(args.prompts), names, args.limit)
     with tempfile.TemporaryDirectory() as logs:
         ours = Engine(spec, planned, print)
-        theirs = ServerEngine(spec, planned, print, find_binary(args.llama_server), Path(logs))
+        theirs = ServerEngine(spec, planned, print, Path(logs))
         try:
             for engine in (ours, theirs):
                 engine.fit(prompts)
-            for arm in theirs.arms:
-                theirs.ready(arm)
             mine = {arm.planned.label: arm for arm in ours.arms}
             for arm in theirs.arms:
                 compare((ours, theirs), (mine[arm.planned.label], arm), prompts * args.rounds)

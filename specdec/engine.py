@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -111,6 +112,9 @@ class Engine:
         self._context(arm)
         self._strategy(arm)
 
+    def keep_logs(self, folder: Path) -> None:
+        """Nothing to keep: llama.cpp's log is the process's own."""
+
     @property
     def description(self) -> str:
         """The target in llama.cpp's words, e.g. ``qwen2 1.5B Q4_K - Medium``."""
@@ -121,6 +125,11 @@ class Engine:
         """The GPUs that this build and these options can use, or CPU."""
         options = self._spec.model
         return " + ".join(gpu_names()) if runs_on_gpu(options) else "CPU"
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """None: llama.cpp runs in this process."""
+        return ()
 
     @property
     def vram_asked(self) -> int:

@@ -64,6 +64,30 @@ def rows(run: Run) -> list[Row]:
     return table
 
 
+def engine_ratios(run: Run) -> list[Row]:
+    """specdec's speed over llama-server's: a row for each workload and strategy that both have measured, by prompt."""
+    measured = [s for s in run.samples if not s["warmup"] and s["status"] == "ok"]
+    groups: dict[tuple[Arm, str], Group] = defaultdict(list)
+    for s in measured:
+        for workload in (s["workload"], ALL):
+            groups[arm_of(s), workload].append(s)
+    out: list[Row] = []
+    ratios = []
+    for workload in [*dict.fromkeys(s["workload"] for s in measured), ALL]:
+        for strategy in dict.fromkeys(arm[1] for arm in arms_of(run)):
+            ours, theirs = (groups.get(((e, strategy, "auto"), workload), []) for e in (ENGINE, "llama-server"))
+            ratio = _paired(ours, theirs, "generation_s")
+            if ratio is not None:
+                ratios.append(ratio)
+                row = {"workload": workload, "strategy": strategy, "rollback": "auto", "engine": ENGINE}
+                prompts = len({s["prompt"] for s in ours} & {s["prompt"] for s in theirs})
+                low, high = ratio.interval() or (None, None)
+                out.append({**row, "prompts": prompts, "ratio": ratio.value, "ratio_low": low, "ratio_high": high})
+    for row, verdict in zip(out, judge(ratios), strict=True):
+        row["verdict"] = verdict and verdict.text
+    return out
+
+
 def _row(run: Run, arm: Arm, workload: str, group: Group, baseline: Group) -> tuple[Row, Estimate | None]:
     """The row but for its verdict, which depends on the whole table, and the estimate that it rests on."""
     labels = run.meta["labels"]

@@ -94,6 +94,7 @@ class RunSpec(Checked):
     sampling: SamplingOptions = SamplingOptions()
     model: ModelOptions = ModelOptions()
     engines: tuple[str, ...] = ("specdec",)
+    llama_server: str = ""
     cell_timeout: float = Field(0.0, ge=0.0)
     ram_limit: int = Field(0, ge=0)
 

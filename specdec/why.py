@@ -59,7 +59,7 @@ def why(rows: Sequence[Row], samples: Iterable[Sample], costs: Costs | None = No
     """
     groups: dict[tuple[str, str, str, str], list[Sample]] = defaultdict(list)
     for s in samples:
-        if not s["warmup"] and s["status"] == "ok" and "verify_us" in s["steps"]:
+        if not s["warmup"] and s["status"] == "ok" and "verify_us" in (s["steps"] or ()):
             groups[s.get("engine", "specdec"), s["strategy"], s["rollback"], s["workload"]].append(s)
     decided = [r for r in rows if r["workload"] != _ALL and r["verdict"] in _VERBS and r["status"] == "ok"]
     decided.sort(key=lambda r: -abs(math.log(r["speedup"])))

@@ -221,7 +221,7 @@ def test_tables_of_totals_show_na() -> None:
 
     run = run_of(served("none", "a", 0, 0, 8, 8.0), served("s", "a", 6, 4, None, 4.0))
     run.meta.update(prompts=[{}], model={"file": "m", "description": "d"}, spec={"n_predict": 8}, cells=2)
-    run.meta.update(context={"threads": 1, "n_ctx": 512})
+    run.meta.update(context={"threads": 1, "n_ctx": 512}, given={})
     run.meta["labels"]["sampling"] = "greedy"
     line = next(line for line in as_text(run).split("Drafting\n")[1].splitlines() if " s " in line)
     assert line.split()[1:] == ["67%", "n/a", "n/a", "n/a", "n/a"]

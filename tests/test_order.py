@@ -10,6 +10,7 @@ import pytest
 
 from specdec.arms import Arm
 from specdec.registry import Registry
+from specdec.runner.limits import room_for_another
 from specdec.runner.order import Cell, order, williams
 from specdec.types import Prompt
 
@@ -65,6 +66,23 @@ def test_engines_take_turns_and_hold_their_model_alone() -> None:
         return [e for i, e in enumerate(engines) if not i or engines[i - 1] != e]
 
     assert (blocks(0), blocks(1)) == (["specdec", "other"], ["other", "specdec"])
+
+
+def test_engines_that_fit_together_share_one_balanced_order() -> None:
+    both = arms(2) + arms(2, "other")
+    cells = [c for c in order(both, prompts(4), 1, 0, together=True)]
+    for at in range(0, len(cells), 4):
+        assert len({c.prompt.id for c in cells[at : at + 4]}) == 1, "prompt by prompt"
+        assert {c.arm for c in cells[at : at + 4]} == set(both)
+    assert {c.arm for c in cells[::4]} == set(both), "each goes first once"
+
+
+def test_memory_for_another_engine() -> None:
+    gib = 1 << 30
+    assert room_for_another((16 * gib, 0), (12 * gib, 0))
+    assert not room_for_another((16 * gib, 0), (5 * gib, 0))
+    assert not room_for_another((16 * gib, 12 * gib), (15 * gib, 5 * gib)), "VRAM counts where it was taken"
+    assert room_for_another((16 * gib, 0), (15 * gib, 0)), "a machine without a GPU"
 
 
 def test_a_key_names_a_cell_across_processes() -> None:

@@ -50,10 +50,10 @@ def engines() -> Any:
     made: list[ServerEngine] = []
 
     def make(binary: str, strategies: str = "none", said: list[str] | None = None, **spec: Any) -> ServerEngine:
-        run = make_spec(target="demo", strategies=strategies, n_predict=8, **spec)
+        run = make_spec(target="demo", strategies=strategies, n_predict=8, llama_server=binary, **spec)
         planned = Registry().plan(strategies, {"draft": {"model": "demo-draft"}})
         say = said.append if said is not None else lambda _: None
-        made.append(ServerEngine(run, planned, say, find_binary(binary), Path("logs")))
+        made.append(ServerEngine(run, planned, say, Path("logs")))
         return made[-1]
 
     yield make
@@ -224,7 +224,12 @@ def test_strategies_in_llama_servers_words() -> None:
         "--spec-draft-ngl 3 --spec-draft-threads 4 --spec-draft-threads-batch 4 --spec-draft-type-k f16"
         " --spec-draft-type-v f16"
     )
-    for impossible in ("ngram-mod(table_size=2048)", "draft(translate=true)", "mtp(ubatch_size=32)"):
+    for impossible in (
+        "ngram-mod(table_size=2048)",
+        "draft(translate=true)",
+        "draft(feed=singly)",
+        "mtp(ubatch_size=32)",
+    ):
         with pytest.raises(NoCounterpart):
             words(impossible)
     options = ModelOptions(n_cpu_moe=3, op_offload=False, main_gpu=1, load_mode="none", device="CUDA0")
@@ -324,3 +329,55 @@ def test_a_prompt_that_it_refuses(fake: Any, engines: Any, monkeypatch: pytest.M
     monkeypatch.setattr(engine, "tokens", lambda *_: np.array([-1], np.int32))
     with pytest.raises(SpecdecError, match="refused /completion with 400: Prompt contains invalid tokens"):
         answer(engine)
+
+
+def specdec(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command line, as a user has it."""
+    command = [sys.executable, "-m", "specdec", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+
+
+SHORT = ("--workloads", "demo-code", "--limit", "2", "--n-predict", "8")
+
+
+def test_compare_with_llama_server_as_the_engine(fake: Any) -> None:
+    binary = fake()
+    done = specdec("compare", "--engine", "llama-server", "--llama-server", binary, "-s", "ngram-simple,mtp", *SHORT)
+    assert done.returncode == 0, done.stderr
+    assert "mtp is left out" in done.stderr
+    assert "ngram-simple @server" in done.stdout
+    (folder,) = Path("results").iterdir()
+    lines = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert {(s["engine"], s["strategy"]) for s in lines} == {("llama-server", "none"), ("llama-server", "ngram-simple")}
+    assert all(s["steps"] is None and s["generation_s"] == pytest.approx(0.08) for s in lines if not s["warmup"])
+    assert json.loads((folder / "run.json").read_text())["context"]["llama_server"] == "1234 (abcdef0)"
+    logs = {path.name: path.read_text() for path in (folder / "logs").iterdir()}
+    assert set(logs) == {"llama-server-none.log", "llama-server-ngram-simple.log"}
+    assert all(text.count("asked:") == 3 for text in logs.values()), "one warm-up, two prompts"
+
+
+def test_compare_says_in_one_line_that_no_server_is_there() -> None:
+    done = specdec("compare", "--with-llama-server", "--llama-server", "/no/such", *SHORT)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("specdec: --llama-server /no/such: there is no such program.")
+
+
+def test_a_server_that_dies_costs_its_cells_and_leaves_its_last_words(fake: Any) -> None:
+    done = specdec("compare", "--engine", "llama-server", "--llama-server", fake("dies"), "-s", "none", *SHORT)
+    assert done.returncode == 1
+    assert "FAIL" in done.stdout
+    (folder,) = Path("results").iterdir()
+    last = json.loads((folder / "samples.jsonl").read_text().splitlines()[-1])
+    assert last["error"].startswith("llama-server ended with 3: GGML_ASSERT(n > 0) failed")
+    assert any("GGML_ASSERT" in line for line in last["log"])
+
+
+@pytest.mark.skipif(not REAL, reason="SPECDEC_LLAMA_SERVER names no llama-server")
+def test_both_engines_on_one_table() -> None:
+    done = specdec("compare", "--with-llama-server", "-s", "ngram-simple,mtp", *SHORT)
+    assert done.returncode == 0, done.stderr
+    assert "specdec over llama-server" in done.stdout
+    told = json.loads(specdec("report", "latest", "--format", "json").stdout)
+    pairs = {(r["workload"], r["strategy"]): r for r in told["engine_ratios"]}
+    assert set(pairs) == {(w, s) for w in ("demo-code", "all") for s in ("none", "ngram-simple", "mtp")}
+    assert all(r["ratio"] > 0 and r["prompts"] == 2 for r in pairs.values())

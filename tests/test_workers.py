@@ -207,6 +207,7 @@ class OtherEngine:
     """Answers as it is told to; ``wrong`` answers count what they did not emit."""
 
     sampling, card, description = Sampling(), "CPU", "other"
+    vram_asked, pids = 0, ()
     wrong = False
 
     def __init__(self, spec: RunSpec, planned: list[Planned], announce: Any) -> None:
@@ -247,6 +248,7 @@ def test_other_engines_answers_are_checked_too(monkeypatch: pytest.MonkeyPatch, 
     })  # fmt: skip
     head = {"engine": "other", "strategy": "none", "warmup": False}
     cell = {"arm": 0, "prompt": 0, "head": head, "turns": 1, "n_predict": None, "ignore_eos": None, "limit_s": 9}
+    cell["logs"] = None
     commands.put({"cell": cell})
     commands.put({"close": True})
     said: list[dict[str, Any]] = []

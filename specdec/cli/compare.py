@@ -69,6 +69,9 @@ def compare(
     no_op_offload: o.NoOpOffload = False,
     main_gpu: o.MainGpu = -1,
     device: o.Device = "",
+    engine: o.Engine = "specdec",
+    with_llama_server: o.WithLlamaServer = False,
+    llama_server: o.LlamaServer = "",
 ) -> None:
     """Compare draft strategies on a model: acceptance, memory and net speed by workload, against `none`."""
     from specdec.spec import make_spec
@@ -91,6 +94,8 @@ def compare(
         launches=launches,
         warmup=warmup,
         seed=seed,
+        engines=("specdec", "llama-server") if with_llama_server else (engine,),
+        llama_server=llama_server,
         cell_timeout=cell_timeout,
         ram_limit=ram_limit,
         rollback=_split(rollback) or ("auto",),

@@ -95,6 +95,16 @@ CarryState = Annotated[
     bool, typer.Option("--carry-state", help="Strategies keep what they learnt from prompt to prompt.")
 ]
 
+Engine = Annotated[
+    str, typer.Option("--engine", help="Who answers: specdec, or llama-server (llama.cpp's own, started by specdec).")
+]
+WithLlamaServer = Annotated[
+    bool, typer.Option("--with-llama-server", help="Both engines on one table, with the ratio of their speeds.")
+]
+LlamaServer = Annotated[
+    str,
+    typer.Option("--llama-server", help="The llama-server to use; else SPECDEC_LLAMA_SERVER, else the one on PATH."),
+]
 CountExperts = Annotated[
     bool, typer.Option("--count-experts", help="Store the distinct experts of each layer and pass; slows passes.")
 ]

@@ -63,11 +63,12 @@ def prediction_rows(run: Run, profile: Profile, elsewhere: bool = False) -> list
     """
     cells: dict[tuple[str, str, str], list[Sample]] = defaultdict(list)
     for s in run.samples:
-        if s["status"] == "ok" and not s["warmup"]:
+        if s["status"] == "ok" and not s["warmup"] and s["steps"]:  # a server tells no steps
             cells[s["workload"], s["strategy"], s["rollback"]].append(s)
-    order = [(a["strategy"], a["rollback"]) for a in run.meta["arms"]]
+    arms = [a for a in run.meta["arms"] if a.get("engine", "specdec") == "specdec"]
+    order = [(a["strategy"], a["rollback"]) for a in arms]
     workloads = dict.fromkeys(workload for workload, _, _ in cells)
-    snapshots = {(a["strategy"], a["rollback"]): a["snapshots"] for a in run.meta["arms"]}
+    snapshots = {(a["strategy"], a["rollback"]): a["snapshots"] for a in arms}
     described = {s["label"]: s for s in run.meta["strategies"]}
     rows = []
     for workload in workloads:

@@ -8,20 +8,26 @@ from typing import Any
 
 import orjson
 
-from specdec.metrics import rows
+from specdec.metrics import engine_ratios, rows
 from specdec.stats.stability import unsteady
 from specdec.store import Run
 from specdec.why import why
 
 
 def as_json(run: Run) -> str:
-    """One object: ``run_id``, ``labels``, ``status``, ``rows``, ``why`` and ``warnings`` (sentences)."""
+    """One object: ``run_id``, ``labels``, ``status``, ``rows``, ``why`` and ``warnings`` (sentences); with two engines
+    ``engine_ratios``."""
     return orjson.dumps(_object(run), option=orjson.OPT_INDENT_2).decode()
 
 
 def _object(run: Run) -> dict[str, Any]:
     table, meta = rows(run), run.meta
-    said = {"why": why(table, run.samples), "warnings": unsteady(run.samples, meta["spec"], meta["given"])}
+    said: dict[str, Any] = {
+        "why": why(table, run.samples),
+        "warnings": unsteady(run.samples, meta["spec"], meta["given"]),
+    }
+    ratios = engine_ratios(run)
+    said |= {"engine_ratios": ratios} if ratios else {}
     return {"run_id": run.id, "status": meta["status"], "labels": meta["labels"], "rows": table, **said}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from specdec.metrics import rows
+from specdec.metrics import engine_ratios, rows
 from specdec.report.machine import machine_notes
 from specdec.stats.stability import unsteady
 from specdec.store import Run
@@ -21,6 +21,8 @@ _MOST_FAILURES = 5
 _MOST_POSITIONS = 8
 _MOST_NOTES = 4
 _MOST_REASONS = 10
+
+_AT_SERVER = ["@server: by llama-server and its own clock; its speedup is against llama-server's own `none`."]
 
 Column = tuple[str, Callable[[Row], str]]
 
@@ -45,6 +47,8 @@ def _report(run: Run, style: str) -> str:
             title = "Acceptance by position, where the one before was accepted"
             sections.append((title, _positions("conditional_acceptance", 2), drafting))
             sections.append(("Share of drafts by accepted length", _LENGTHS, drafting))
+    if ratios := engine_ratios(run):
+        sections.append(("specdec over llama-server", _RATIOS, ratios))
     sections.append(("Where the time goes", _phases(table), table))
     for title, columns, shown in sections:
         heading = f"## {title}" if style == "pipe" else f"{title}\n{'=' * len(title)}"
@@ -81,7 +85,8 @@ def _table(table: list[Row], columns: list[Column], style: str) -> str:
 
 
 def _name(row: Row) -> str:
-    return str(row["strategy"]) if row["rollback"] == "auto" else f"{row['strategy']} [{row['rollback']}]"
+    name = str(row["strategy"]) if row["rollback"] == "auto" else f"{row['strategy']} [{row['rollback']}]"
+    return name if row["engine"] == "specdec" else f"{name} @server"
 
 
 def _speedup(row: Row) -> str:
@@ -90,9 +95,12 @@ def _speedup(row: Row) -> str:
     return f"{row['speedup']:.2f}"
 
 
-def _interval(row: Row) -> str:
-    low, high = row["speedup_low"], row["speedup_high"]
-    return "" if low is None else f"{low:.2f}-{high:.2f}"
+def _interval(key: str, form: str) -> Callable[[Row], str]:
+    def cell(row: Row) -> str:
+        ends = row[f"{key}_low"], row[f"{key}_high"]
+        return "" if ends[0] is None else "-".join(form.format(end) for end in ends)
+
+    return cell
 
 
 def _verdict(row: Row) -> str:
@@ -135,9 +143,15 @@ _SPEED: list[Column] = [
     ("n", lambda r: str(r["prompts"])),
     ("tok/s", _number("tok_s", "{:.2f}")),
     ("speedup", _speedup),
-    ("95 %", _interval),
+    ("95 %", _interval("speedup", "{:.2f}")),
     ("mean", _mean),
     ("verdict", _verdict),
+]
+_RATIOS: list[Column] = [
+    ("n", lambda r: str(r["prompts"])),
+    ("ratio", _number("ratio", "{:.3f}")),
+    ("95 %", _interval("ratio", "{:.3f}")),
+    ("verdict", lambda r: str(r["verdict"])),
 ]
 _DRAFTING: list[Column] = [
     ("acceptance", _percent),
@@ -197,6 +211,7 @@ def _explained(table: list[Row]) -> list[str]:
     return [
         "speedup: sum of tokens / sum of seconds against `none` on the same n prompts; mean: geometric, of the prompts'.",
         f"95 %: of the speedup, row by row; verdicts allow for the table's {compared} comparisons (docs/verdicts.md).",
+        *_AT_SERVER[: any(r["engine"] != "specdec" for r in table)],
         "AL: mean acceptance length, tokens emitted per target pass over all steps, bonus token included; break-even: the"
         " AL that pays for a step; costs of a step in plain tokens, C(n): a target pass over n tokens against one over 1.",
     ]

@@ -6,6 +6,7 @@ from specdec.demo import model_path
 from specdec.llama.gguf import Header, read_header
 from specdec.registry import Defaults, Planned, Registry
 from specdec.runner.engines import check_engines
+from specdec.server.process import find_binary
 from specdec.spec import RunSpec
 
 
@@ -28,6 +29,8 @@ def unused_options(spec: RunSpec, planned: list[Planned]) -> list[str]:
 def check_headers(spec: RunSpec, planned: list[Planned]) -> Header:
     """The target's header; raises ``SpecdecError`` where it, or a strategy's own model, cannot serve."""
     check_engines(spec.engines)
+    if "llama-server" in spec.engines:
+        find_binary(spec.llama_server)
     header = read_header(model_path(spec.target))
     for plan in planned:
         plan.build().check(header)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import Protocol, cast
 
 from specdec.arms import Arm, Attempt, do
 from specdec.errors import SpecdecError
 from specdec.registry import Planned
 from specdec.spec import RunSpec
-from specdec.types import Generation, Limits, Prompt, Sampling
+from specdec.types import Generation, Limits, Prompt, Sampling, ServedGeneration
 
-ENGINES = {"specdec": "specdec.engine:Engine"}
+ENGINES = {"specdec": "specdec.engine:Engine", "llama-server": "specdec.server.engine:ServerEngine"}
 """Name to ``module:class``; the class is built with (spec, planned, announce)."""
 
 
@@ -35,6 +36,10 @@ class AnyEngine(Protocol):
     def vram_asked(self) -> int:
         """Bytes of VRAM that its weights take; 0 where it cannot tell."""
 
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The processes that it has started: what they take is not other programs' doing."""
+
     def settings(self) -> dict[str, object]:
         """What the context was resolved to: ``n_ctx``, ``threads`` ..."""
 
@@ -46,8 +51,13 @@ class AnyEngine(Protocol):
     def ready(self, arm: Arm) -> None:
         """Make ready whatever the arm needs, so that a failure shows before its first generation."""
 
-    def answers(self, arm: Arm, prompt: Prompt, limits: Limits | None = None) -> Iterator[tuple[int, Generation]]:
+    def answers(
+        self, arm: Arm, prompt: Prompt, limits: Limits | None = None
+    ) -> Iterator[tuple[int, Generation]] | Iterator[tuple[int, ServedGeneration]]:
         """(turn, generation) for each turn of the prompt, from an empty memory; ``limits`` None: the run's."""
+
+    def keep_logs(self, folder: Path) -> None:
+        """Where the logs of processes that it starts are to be kept; told before each cell, always the same folder."""
 
     def discard(self, arm: Arm) -> None:
         """After a failure: trust nothing that this arm has left."""

@@ -1,19 +1,37 @@
-"""How long a generation may take before it counts as hung."""
+"""How long a generation may take before it counts as hung; whether memory holds two engines."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import psutil
+
 from specdec.arms import ArmKey
+from specdec.environment import gpus
 
 OPEN_S = 900.0
 """For opening one strategy, which may load a model."""
+
+_ROOM = 1.2
+_SPARE_BYTES = 1 << 30
 
 _FACTOR = 20.0
 _LEAST_S = 60.0
 _UNKNOWN_S = 600.0
 _SLOWEST_S = 1.0
 """Seconds a token before anything is measured: no machine on which this would be too short is worth waiting for."""
+
+
+def free_memory() -> tuple[int, int]:
+    """Bytes that are free: (RAM, VRAM of all GPUs). Pages of mapped files count as free: processes share them."""
+    vram = sum(g["memory_bytes"] - g["memory_used_bytes"] for g in gpus() if g["memory_bytes"])
+    return psutil.virtual_memory().available, vram
+
+
+def room_for_another(before: tuple[int, int], after: tuple[int, int]) -> bool:
+    """Whether what one engine has taken, with some room, can be had once more: in RAM, and in VRAM if it took any."""
+    taken = [max(0, b - a) * _ROOM for b, a in zip(before, after, strict=True)]
+    return after[0] > taken[0] + _SPARE_BYTES and (not taken[1] or after[1] > taken[1] + _SPARE_BYTES)
 
 
 class TimeLimits:

@@ -45,18 +45,20 @@ def williams(n: int) -> list[list[int]]:
     return rows + [row[::-1] for row in rows] if n % 2 and n > 1 else rows
 
 
-def order(arms: list[Arm], prompts: list[Prompt], repeats: int, warmup: int, launches: int = 1) -> Iterator[Cell]:
+def order(
+    arms: list[Arm], prompts: list[Prompt], repeats: int, warmup: int, launches: int = 1, together: bool = False
+) -> Iterator[Cell]:
     """All cells in the order in which they run.
 
     A launch is the whole grid in fresh worker processes, its warm-ups first. Engines come one after the other within a
-    launch (each holds the whole model), in an order that changes from launch to launch. ``repeats`` of a prompt follow
+    launch (each holds the whole model), in an order that changes from launch to launch; or ``together``, their arms in
+    one balanced order, where memory holds them side by side. ``repeats`` of a prompt follow
     each other, each with its own order of arms; a prompt's order changes from launch to launch.
     """
-    engines = list(dict.fromkeys(a.engine for a in arms))
+    groups = [arms] if together else [[a for a in arms if a.engine == e] for e in dict.fromkeys(a.engine for a in arms)]
     for launch in range(launches):
-        turn = launch % len(engines)
-        for engine in engines[turn:] + engines[:turn]:
-            own = [a for a in arms if a.engine == engine]
+        turn = launch % len(groups)
+        for own in groups[turn:] + groups[:turn]:
             for prompt in prompts[:warmup]:
                 yield from (Cell(arm, prompt, 0, launch, warmup=True) for arm in own)
             rows = williams(len(own))

@@ -11,6 +11,7 @@ from specdec.environment import describe_machine, describe_model
 from specdec.llama.gguf import Header, read_header
 from specdec.registry import Planned
 from specdec.runner.checks import check_headers, plan_strategies, unused_options
+from specdec.runner.limits import free_memory, room_for_another
 from specdec.runner.order import Cell, order
 from specdec.runner.supervise import Supervisor
 from specdec.runner.workers import Facts, Job
@@ -65,12 +66,17 @@ def prepare(spec: RunSpec, observer: Observer) -> Plan:
     header = check_headers(spec, planned)
     supervisor = Supervisor(Job(spec, planned, prompts, header.file_bytes), observer.announce)
     try:
-        facts = {engine: supervisor.use(engine) for engine in reversed(spec.engines)}  # the first stays loaded
+        facts: dict[str, Facts] = {}
+        for engine in reversed(spec.engines):  # the first stays loaded
+            before = free_memory()
+            facts[engine] = supervisor.use(engine)
+            if len(facts) < len(spec.engines):
+                supervisor.together = room_for_another(before, free_memory())
     except BaseException:
         supervisor.kill()
         raise
     arms = [arm for engine in spec.engines for arm in facts[engine].arms]
-    cells = list(order(arms, prompts, spec.repeats, spec.warmup, spec.launches))
+    cells = list(order(arms, prompts, spec.repeats, spec.warmup, spec.launches, supervisor.together))
     return Plan(spec, header, prompts, facts, arms, cells, supervisor)
 
 
@@ -103,6 +109,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         ],
         "model": describe_model(plan.header) | {"description": first.description},
         "context": first.settings,
+        "engines": {name: facts.settings | {"card": facts.card} for name, facts in plan.facts.items()},
         "limits": {"cell_timeout_s": spec.cell_timeout or "automatic", "ram_bytes": plan.supervisor.ram_limit},
         "environment": describe_machine(),
         "cells": len(plan.cells),

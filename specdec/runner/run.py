@@ -78,6 +78,7 @@ def estimate_seconds(plan: Plan) -> float:
 
 def _work(plan: Plan, writer: RunWriter, done: set[CellKey], observer: Observer) -> Path:
     todo = [c for c in plan.cells if c.key not in done]
+    plan.supervisor.logs = writer.folder.resolve() / "logs"
     observer.start(len(plan.cells), len(plan.cells) - len(todo))
     launch = todo[0].launch if todo else 0
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
+from pathlib import Path
 
 from specdec.arms import Arm, ArmKey
 from specdec.errors import SpecdecError
@@ -38,6 +39,8 @@ class Supervisor:
         self._job, self._announce = job, announce
         self._workers = Workers(job, announce, self._give_up)
         self._prompts = {p.id: i for i, p in enumerate(job.prompts)}
+        self.logs: Path | None = None
+        """Where engines keep the logs of the processes that they start."""
         self._given_up: dict[ArmKey, tuple[str, str]] = {}
         self._losses: Counter[ArmKey] = Counter()
 
@@ -45,6 +48,15 @@ class Supervisor:
         """What this engine says of itself; it is loaded now."""
         self._workers.use(engine)
         return self._workers.facts[engine]
+
+    @property
+    def together(self) -> bool:
+        """Whether each engine's worker stays while another's works; then their cells can take turns prompt by prompt."""
+        return self._workers.together
+
+    @together.setter
+    def together(self, value: bool) -> None:
+        self._workers.together = value
 
     @property
     def ram_limit(self) -> int:
@@ -116,11 +128,11 @@ class Supervisor:
                     failed = sample["status"] != "ok"
                     yield self._noted(cell, sample, process)
                     if sample["status"] == "out-of-memory":  # what is left in it is not to be trusted
-                        self.kill()
+                        self._workers.lose()
                         return
             worker.served.add(cell.arm.key)
         except WorkerLost as lost:
-            self.kill()
+            self._workers.lose()
             if not failed:
                 more = {"turn": turn, "exit_code": lost.exit_code, "limit_s": patience_s, "log": lost.log}
                 yield _head(cell) | _failure(lost.status, lost.error) | more
@@ -138,6 +150,7 @@ class Supervisor:
             "prompt": self._prompts[cell.prompt.id],
             "head": _head(cell),
             "turns": turns,
+            "logs": self.logs and str(self.logs),
             "n_predict": limits and limits.n_predict,
             "ignore_eos": limits and limits.ignore_eos,
             "limit_s": self._workers.limits.generation(cell.arm.key, n_prompt, n_predict),

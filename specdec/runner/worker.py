@@ -10,11 +10,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields, replace
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 from specdec.arms import Arm
 from specdec.decode import check_identity
-from specdec.errors import BrokenGeneration, OutOfMemory, SpecdecError
+from specdec.errors import BrokenGeneration, OutOfMemory, ServerDied, SpecdecError
 from specdec.llama.devices import used_bus_ids
 from specdec.llama.library import log
 from specdec.monitor import Monitor
@@ -24,7 +25,7 @@ from specdec.runner.guard import follow_parent, limit_ram, take_pipes, time_limi
 from specdec.runner.order import WARMUP_TOKENS
 from specdec.runner.wire import Message, send
 from specdec.spec import RunSpec
-from specdec.types import Generation, Limits
+from specdec.types import Generation, Limits, ServedGeneration
 from specdec.workloads import prompt_of
 
 Tell = Callable[[Message], None]
@@ -143,10 +144,12 @@ class Server:
         """Serve one cell: a sample a turn, then ``done``. A failure is a sample too.
 
         ``order``: ``arm`` and ``prompt`` by index, ``head`` (the fields that name the samples), ``turns``, ``n_predict``
-        and ``ignore_eos`` (null: the run's), ``limit_s`` for each turn.
+        and ``ignore_eos`` (null: the run's), ``limit_s`` for each turn, ``logs`` (a folder, or null).
         """
         arm, head, turn = self.engine.arms[order["arm"]], order["head"], 0
         try:
+            if order["logs"]:
+                self.engine.keep_logs(Path(order["logs"]))
             self._guarded(order["arm"], lambda: self.engine.ready(arm))
             if self._spec.warmup and not head["warmup"] and order["arm"] not in self._warm:
                 self._warm_up(order)
@@ -176,12 +179,14 @@ class Server:
             began = _now()
             self._tell({"turn": turn})
             time_limit(order["limit_s"])
+            self._monitor.pids = (os.getpid(), *self.engine.pids)
             with self._monitor.watch() as watch:
                 answer = next(answers, None)
             time_limit(0)
             if answer is None:
                 raise BrokenGeneration(f"the engine gave {turn} answers to {order['turns']} turns.")
-            check_identity(answer[1])
+            if isinstance(answer[1], Generation):  # a server's answers are checked by its engine
+                check_identity(answer[1])
             yield {"at": began, "machine": watch.facts(), **_body(answer[1])}
 
     def _limits(self, order: Message) -> Limits | None:
@@ -195,7 +200,7 @@ def _arm_facts(arm: Arm) -> Message:
     return {"strategy": arm.planned.label, **{f.name: getattr(arm, f.name) for f in fields(arm) if f.name != "planned"}}
 
 
-def _body(g: Generation) -> dict[str, Any]:
+def _body(g: Generation | ServedGeneration) -> dict[str, Any]:
     return {"status": "ok", "error": None, **asdict(g)}
 
 
@@ -203,7 +208,8 @@ def _failure(error: Exception, during: str = "") -> dict[str, Any]:
     """A failure as a sample has it: status, one line, and for a strategy's own exception where it was raised."""
     if isinstance(error, SpecdecError):
         status = "out-of-memory" if isinstance(error, OutOfMemory) else "error"
-        return {"status": status, "error": during + error.what, "traceback": ""}
+        log = {"log": error.log} if isinstance(error, ServerDied) else {}  # its own, not this process's
+        return {"status": status, "error": during + error.what, "traceback": "", **log}
     where = "".join(traceback.format_exception(error)[-3:])
     if isinstance(error, MemoryError):
         return {

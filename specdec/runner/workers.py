@@ -1,4 +1,5 @@
-"""The worker process of the moment: started, opened, replaced, ended. One at a time: each holds the whole model."""
+"""The worker process of the moment: started, opened, replaced, ended. One at a time, for each holds the whole model;
+with several engines one of each, where memory holds them together."""
 
 from __future__ import annotations
 
@@ -49,7 +50,7 @@ class Worker:
 
 
 class Workers:
-    """One worker process at a time.
+    """One worker process at a time; the others' stay only while ``together`` is set.
 
     Args:
         job: the run.
@@ -63,6 +64,8 @@ class Workers:
         self.limits = TimeLimits(job.spec.cell_timeout)
         self.facts: dict[str, Facts] = {}
         self._worker: Worker | None = None
+        self._aside: dict[str, Worker] = {}
+        self.together = False
         self._told: set[str] = set()
 
     def use(self, engine: str) -> Worker:
@@ -72,23 +75,39 @@ class Workers:
         """
         if self._worker is not None and self._worker.engine == engine:
             return self._worker
-        self.close()
+        self._put_aside()
+        self._worker = self._aside.pop(engine, None)
         skip: set[int] = set()
         while engine not in self.facts:
             self._open(engine, skip)
         return self._worker or self._reopen(engine)
 
     def close(self) -> None:
-        """Let the worker end."""
-        if self._worker is not None:
-            self._worker.process.close()
+        """Let all workers end."""
+        for worker in (self._worker, *self._aside.values()):
+            if worker is not None:
+                worker.process.close()
         self._worker = None
+        self._aside.clear()
 
-    def kill(self) -> None:
-        """End the worker at once."""
+    def lose(self) -> None:
+        """End the worker in use at once; those of other engines stay."""
         if self._worker is not None:
             self._worker.process.kill()
         self._worker = None
+
+    def kill(self) -> None:
+        """End all workers at once."""
+        self.lose()
+        for worker in self._aside.values():
+            worker.process.kill()
+        self._aside.clear()
+
+    def _put_aside(self) -> None:
+        if not self.together:
+            self.close()
+        elif self._worker is not None:
+            self._aside[self._worker.engine], self._worker = self._worker, None
 
     def _open(self, engine: str, skip: set[int]) -> None:
         """Load and open everything but ``skip``; an arm that takes the worker along is added to it."""
@@ -106,7 +125,7 @@ class Workers:
                     skip.add(message["failed"])
                     self._unfit(arms[message["failed"]], message["status"], message["error"])
         except WorkerLost as lost:
-            self.kill()
+            self.lose()
             if opening is None or arms[opening].planned.label == "none":
                 raise _unusable(lost, "while the target was made ready") from None
             skip.add(opening)
@@ -130,7 +149,7 @@ class Workers:
             for _ in self._opened(engine, set()):
                 pass
         except WorkerLost:
-            self.kill()
+            self.lose()
             raise
         assert self._worker is not None
         return self._worker
@@ -153,7 +172,7 @@ class Workers:
         limit_s = self.limits.loading(job.model_bytes)
         while "ready" not in (message := process.receive(limit_s)):
             if "refused" in message:
-                self.kill()
+                self.lose()
                 raise (OutOfMemory if message["memory"] else SpecdecError)(*message["refused"])
             if "opening" in message:
                 limit_s = self.limits.opening()

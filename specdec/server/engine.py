@@ -6,10 +6,11 @@ import http.client
 import re
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from time import perf_counter, sleep
 
-from specdec.arms import Arm
+from specdec.arms import Arm, Attempt, do
 from specdec.conversation import fit_context, history, rounded, seeded
 from specdec.demo import model_path
 from specdec.errors import BrokenGeneration, SpecdecError
@@ -26,7 +27,7 @@ from specdec.server.options import (
     strategy_arguments,
 )
 from specdec.server.pool import Pool, Resident
-from specdec.server.process import Binary
+from specdec.server.process import find_binary
 from specdec.spec import RunSpec
 from specdec.types import Limits, Message, Prompt, ServedGeneration, TokenArray
 
@@ -46,7 +47,6 @@ class ServerEngine:
         spec: the run.
         planned: its strategies.
         announce: takes one line for each thing worth telling.
-        binary: the llama-server to use.
         logs: folder for the servers' logs; without one they go with the engine.
     """
 
@@ -55,9 +55,9 @@ class ServerEngine:
         spec: RunSpec,
         planned: list[Planned],
         announce: Callable[[str], None],
-        binary: Binary,
         logs: Path | None = None,
     ) -> None:
+        binary = find_binary(spec.llama_server)
         self._spec, self._announce, self.binary = spec, announce, binary
         path = model_path(spec.target)
         header = read_header(path)
@@ -115,13 +115,16 @@ class ServerEngine:
             return self.model.tokenize(prompt.text)
         return self.model.chat(list(history), self._spec.thinking)
 
-    def fit(self, prompts: list[Prompt]) -> dict[str, int]:
-        """Choose or check the context length; returns the prompts' lengths in tokens (all user turns together)."""
+    def fit(self, prompts: list[Prompt], attempt: Attempt = do) -> dict[str, int]:
+        """Choose or check the context length, start every server once, through ``attempt``; returns the prompts' lengths
+        in tokens (all user turns together)."""
         trained = int(self.model.header.get("context_length", 0))
         self._n_ctx, lengths = fit_context(self._spec, prompts, self.tokens, trained)
         if not self._spec.model.ctx_size:
             self._n_ctx = rounded(self._n_ctx + _MARGIN + max(a.longest_draft for a in self.arms))
         self._talks = any(p.turns > 1 for p in prompts)
+        for arm in self.arms:
+            attempt(arm, partial(self._server, arm))
         return lengths
 
     @property
@@ -134,14 +137,30 @@ class ServerEngine:
         context = {"n_ctx": self._n_ctx, "threads": self.model.threads, "recurrent": self.model.recurrent}
         return {**context, "llama_server": self.binary.version}
 
+    def keep_logs(self, folder: Path) -> None:
+        """The servers' logs are to be kept in ``folder``."""
+        self._pool.keep_logs(folder)
+
     @property
     def description(self) -> str:
         """The target, from its file's header: a model without weights cannot describe itself."""
         header = self.model.header
         return f"{header.architecture}, {header.file_bytes / 1e9:.2f} GB"
 
+    @property
+    def vram_asked(self) -> int:
+        """0: llama-server does not say."""
+        return 0
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The servers' processes."""
+        return tuple(r.server.pid for r in self._pool.residents.values())
+
     def ready(self, arm: Arm) -> None:
-        """Start the arm's server unless it runs: whatever cannot work fails here."""
+        """Start the arm's server, one that remembers no prompt unless state is carried: whatever cannot work fails
+        here."""
+        self._forget(arm)
         self._server(arm)
 
     def arguments(self, arm: Arm) -> list[str]:
@@ -156,8 +175,7 @@ class ServerEngine:
     def answers(self, arm: Arm, prompt: Prompt, limits: Limits | None = None) -> Iterator[tuple[int, ServedGeneration]]:
         """(turn, generation) for each turn of the prompt. Within a conversation the server keeps its prompt cache."""
         limits = limits or self._spec.limits
-        if keeps_state(arm.planned) and not self._spec.carry_state:
-            self._forget(arm)
+        self._forget(arm)
         answers: list[Message] = []
         for turn in range(prompt.turns):
             ids = self.tokens(prompt, history(prompt, answers))
@@ -182,6 +200,8 @@ class ServerEngine:
 
     def _forget(self, arm: Arm) -> None:
         """llama-server keeps some tables for good: a fresh one is a new process."""
+        if self._spec.carry_state or not keeps_state(arm.planned):
+            return
         resident = self._pool.residents.get(arm.planned.label)
         if resident is not None and resident.used:
             self._pool.drop(arm.planned.label)

@@ -12,12 +12,15 @@ from specdec.spec import ModelOptions
 ALL_LAYERS = "999"
 _KEEPS_STATE = ("ngram-mod",)
 _TYPES = {"ngram-simple": "ngram-simple", "ngram-mod": "ngram-mod", "mtp": "draft-mtp", "draft": "draft-simple"}
-_NO_COUNTERPART: dict[str, dict[str, object]] = {
-    "ngram-mod": {"table_size": 4 * 1024 * 1024},
-    "mtp": {"ubatch_size": 64},
-    "draft": {"sample": False, "translate": False},
+_DRAFTING = {"n_max", "n_min", "p_min", "model"}
+_MAPPED: dict[str, set[str]] = {
+    "none": set(),
+    "ngram-simple": {"size_n", "size_m"},
+    "ngram-mod": {"n_match", "n_min", "n_max"},
+    "mtp": _DRAFTING,
+    "draft": _DRAFTING | {"gpu_layers", "threads", "cache_type_k", "cache_type_v"},
 }
-"""Options that llama-server does not have, with the only value that means the same there."""
+"""Options that have a counterpart; any other must stand at its default, which is what llama-server does."""
 _QUIET = ("--no-ui", "--no-webui")
 
 
@@ -57,10 +60,10 @@ def strategy_arguments(planned: Planned, options: ModelOptions, threads: int) ->
         NoCounterpart: it, or an option of it, is specdec's alone.
     """
     name, o = planned.found.cls.name, planned.resolved
-    if planned.found.origin.split(" (")[0] != "built in" or (name not in _TYPES and name != "none"):
+    if planned.found.origin.split(" (")[0] != "built in" or name not in _MAPPED:
         raise NoCounterpart("llama-server has no such strategy")
-    for option, neutral in _NO_COUNTERPART.get(name, {}).items():
-        if o[option] != neutral:
+    for option, field in planned.found.cls.Options.model_fields.items():
+        if option not in _MAPPED[name] and o[option] != field.default:
             raise NoCounterpart(f"llama-server has no option like {option}={o[option]}")
     return [] if name == "none" else ["--spec-type", _TYPES[name], *_BUILDERS[name](o, options, threads)]
 

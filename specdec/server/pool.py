@@ -7,6 +7,7 @@ if the largest of them, as measured, would fit once more, with some room; else o
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +59,19 @@ class Pool:
         resident = self.residents.pop(name, None)
         if resident is not None:
             resident.server.close()
+            self._keep_log(resident.server)
+
+    def keep_logs(self, folder: Path) -> None:
+        """From now on logs lie in ``folder``: what there is already at once, the rest of it when its server ends."""
+        if folder != self.logs:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.logs = folder
+            for resident in self.residents.values():
+                self._keep_log(resident.server)
+
+    def _keep_log(self, server: Server) -> None:
+        if server.log.parent != self.logs:
+            shutil.copyfile(server.log, self.logs / server.log.name)
 
     def close(self) -> None:
         """End all of them."""
