@@ -14,11 +14,12 @@ from specdec.errors import SpecdecError
 from specdec.llama.gguf import read_header
 from specdec.llama.library import gpu_names
 from specdec.llama.model import LlamaModel
-from specdec.llama.target import LlamaTarget
+from specdec.llama.target import LlamaTarget, batch_size
 from specdec.registry import Planned
 from specdec.rollback import Mode, snapshots_for
 from specdec.spec import RunSpec
 from specdec.strategy import Services, Strategy
+from specdec.target import Target
 from specdec.types import Generation, Limits, MemoryItem, Message, Prompt, Sampling, TokenArray
 
 
@@ -45,10 +46,17 @@ class Engine:
         spec: the run.
         planned: its strategies.
         announce: takes one line for each thing worth telling (loads).
+        watch: may stand something between the loop and the target (a recorder).
     """
 
-    def __init__(self, spec: RunSpec, planned: list[Planned], announce: Callable[[str], None]) -> None:
-        self._spec, self._announce = spec, announce
+    def __init__(
+        self,
+        spec: RunSpec,
+        planned: list[Planned],
+        announce: Callable[[str], None],
+        watch: Callable[[LlamaTarget], Target] = lambda target: target,
+    ) -> None:
+        self._spec, self._announce, self._watch = spec, announce, watch
         path = model_path(spec.target)
         header = read_header(path)
         probes = [plan.build() for plan in planned]
@@ -95,7 +103,7 @@ class Engine:
         lengths, needs = {}, {}
         for prompt in prompts:
             stand_in = [Message("assistant", "")] * (prompt.turns - 1)  # some templates insist on alternating roles
-            lengths[prompt.id] = len(self.tokens(prompt, _history(prompt, stand_in)))
+            lengths[prompt.id] = len(self.tokens(prompt, history(prompt, stand_in)))
             # Later turns of a conversation hold the earlier answers and their template's frame.
             needs[prompt.id] = lengths[prompt.id] + prompt.turns * (self._spec.n_predict + 16 * (prompt.turns > 1))
         worst = max(needs, key=needs.__getitem__)
@@ -119,6 +127,11 @@ class Engine:
         used = gpu_names() if options.gpu_layers != 0 and options.device != "none" else []
         return " + ".join(used) or "CPU"
 
+    @property
+    def n_batch(self) -> int:
+        """Most tokens of one decode, before snapshots ask for more."""
+        return batch_size(self._spec.model, self._n_ctx)
+
     def settings(self) -> dict[str, object]:
         """What the context was resolved to."""
         return {"n_ctx": self._n_ctx, "threads": self.model.threads, "recurrent": self.model.recurrent}
@@ -135,14 +148,14 @@ class Engine:
         if not self._spec.carry_state:
             strategy.reset()
         limits = limits or self._spec.limits
-        decoder = Decoder(self._context(arm), strategy, arm.rollback)
+        decoder = Decoder(self._watch(self._context(arm)), strategy, arm.rollback)
         answers: list[Message] = []
         for turn in range(prompt.turns):
-            ids = self.tokens(prompt, _history(prompt, answers))
+            ids = self.tokens(prompt, history(prompt, answers))
             if turn and not self._spec.model.ctx_size and len(ids) + limits.n_predict > self._n_ctx:
                 self._grow(len(ids) + limits.n_predict)
                 strategy = self._strategy(arm)
-                decoder = Decoder(self._context(arm), strategy, arm.rollback)
+                decoder = Decoder(self._watch(self._context(arm)), strategy, arm.rollback)
             generation = decoder.generate(ids, limits, self._seeded(prompt, turn))
             yield turn, dataclasses.replace(generation, memory=tuple(self._memory(arm, strategy, generation)))
             answers.append(Message("assistant", generation.text))
@@ -234,7 +247,7 @@ def _rounded(tokens: int) -> int:
     return max(512, -(-tokens // 256) * 256)
 
 
-def _history(prompt: Prompt, answers: list[Message]) -> tuple[Message, ...]:
+def history(prompt: Prompt, answers: list[Message]) -> tuple[Message, ...]:
     """The conversation up to the next answer, with the answers so far in their places."""
     messages: list[Message] = []
     start = 0

@@ -109,6 +109,7 @@ class DraftModel(Strategy):
             return NO_DRAFT
         if self._translator is not None:
             self._model.compare(ids)
+        self._confidence: list[float] = []
         tokens, rows = self._guess(self._model.follow(ids), min(self._o.n_max, max_tokens))
         if self._translator is not None:
             began = perf_counter()
@@ -116,7 +117,8 @@ class DraftModel(Strategy):
             self.translate_s += perf_counter() - began
         if len(tokens) < max(1, self._o.n_min):
             return NO_DRAFT
-        return Draft(tokens, np.stack(rows) if rows else None)
+        confidence = self._confidence if self.tell_confidence and self._translator is None else None
+        return Draft(tokens, np.stack(rows) if rows else None, confidence=confidence)
 
     def accept(self, step: Step) -> None:
         if step.draft and self._translator is None:
@@ -150,6 +152,7 @@ class DraftModel(Strategy):
             if chosen is None:
                 break
             tokens.append(chosen[0])
+            self._confidence += [top_probability(row)] if self.tell_confidence else []
             rows += [chosen[1]] if chosen[1] is not None else []
             if len(tokens) == most:
                 break

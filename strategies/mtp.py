@@ -93,19 +93,24 @@ class Mtp(Strategy):
         result = self._context.decode(context[self._settled :], self._settled, self._rows, output=True)
         self._rows, self._pending, self._settled = self._rows[-1:].copy(), context[:0], length
         tokens: list[int] = []
+        confidence: list[float] = []
         most = min(self._o.n_max, max_tokens)
         while True:
             logits, row = result
             token = int(logits.argmax())
-            if self._o.p_min > 0.0 and top_probability(logits) < self._o.p_min:
-                break
+            if self._o.p_min > 0.0 or self.tell_confidence:
+                confidence.append(top_probability(logits))
+                if confidence[-1] < self._o.p_min:
+                    break
             tokens.append(token)
             if len(tokens) == most:
                 break
             position = length + len(tokens) - 1
             result = self._context.decode(np.array([token], np.int32), position, row[None].copy(), output=True)
         # What stands in rows now is of no use before process() brings the row of position length - 1.
-        return Draft(tokens) if len(tokens) >= max(1, self._o.n_min) else NO_DRAFT
+        if len(tokens) < max(1, self._o.n_min):
+            return NO_DRAFT
+        return Draft(tokens, confidence=confidence if self.tell_confidence else None)
 
     def memory(self) -> list[MemoryItem]:
         return [MemoryItem("target", "weights", self._weights), *(self._context.memory() if self._context else [])]

@@ -46,10 +46,18 @@ class LlamaModel:
         path: the GGUF; its header is checked before llama.cpp sees it.
         options: offload, load mode and threads (the context's share is used by ``LlamaTarget``).
         mtp: whether to load the MTP layer too; a baseline without it pays nothing for it.
+        vocab_only: no weights: tokens and the chat template are all that it can do.
         extra_buffers: whether llama.cpp may repack weights for the CPU; None decides by probe where the CPU has AMX.
     """
 
-    def __init__(self, path: Path, options: ModelOptions, extra_buffers: bool | None = None, mtp: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        options: ModelOptions,
+        extra_buffers: bool | None = None,
+        mtp: bool = False,
+        vocab_only: bool = False,
+    ) -> None:
         self.path, self.options = path, options
         self.header: Header = read_header(path)
         L = self._lib = llama()
@@ -67,7 +75,7 @@ class LlamaModel:
         if options.main_gpu >= 0:
             params.main_gpu, params.split_mode = options.main_gpu, _SPLIT_NONE
         params.use_extra_bufts = extra_buffers
-        params.load_mtp = mtp
+        params.load_mtp, params.vocab_only = mtp, vocab_only
         self._keep = _apply_placement(params, options)
         log.clear()
         began = time.perf_counter()
