@@ -104,13 +104,15 @@ def _conditional(drafted: npt.NDArray[np.int64], accepted: npt.NDArray[np.int64]
 
 
 def _speeds(ok: Group, baseline: Group) -> dict[str, Any]:
+    ok = [s for s in ok if s["generation_s"] is not None]  # a replay without costs has counts alone
+    first = [s["ttft_s"] for s in ok if s["ttft_s"] is not None]
     tokens, seconds = _total(ok, _tokens), _total(ok, _generation)
     base = [s for s in baseline if s["status"] == "ok"]
     ratio = _paired(ok, base, "generation_s")
     end_to_end = _paired(ok, base, "end_to_end_s")
     return {
         "tok_s": _divide(tokens, seconds),
-        "ttft_s": _divide(_total(ok, lambda s: s["ttft_s"]), len(ok)),
+        "ttft_s": _divide(sum(first), len(first)),
         "speedup": ratio and ratio.value,
         "speedup_low": ratio and ratio.low,
         "speedup_high": ratio and ratio.high,
@@ -128,7 +130,7 @@ def _paired(ok: Group, base: Group, clock: str) -> Ratio | None:
     sums: dict[str, npt.NDArray[np.float64]] = {}
     for s in ok:
         b = theirs.get(_cell(s))
-        if b is not None:
+        if b is not None and s[clock] and b[clock]:
             pair = np.array([len(s["token_ids"]), s[clock], len(b["token_ids"]), b[clock]], np.float64)
             sums[s["prompt"]] = sums.get(s["prompt"], np.zeros(4)) + pair
     return speed_ratio(*np.array(list(sums.values())).T) if sums else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -13,11 +13,13 @@ from specdec.types import Limits, Sampling
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 
 
-class _Frozen(BaseModel):
+class Checked(BaseModel):
+    """Base of what comes from the command line: frozen, unknown names refused."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ModelOptions(_Frozen):
+class ModelOptions(Checked):
     """How a model is loaded and its context made: llama.cpp's long option names, with underscores."""
 
     gpu_layers: int = Field(-1, ge=-1)
@@ -37,7 +39,7 @@ class ModelOptions(_Frozen):
     device: str = ""
 
 
-class SamplingOptions(_Frozen):
+class SamplingOptions(Checked):
     """``sampling``: greedy, or the GGUF's own recommendation (``model``); single values override it."""
 
     sampling: Literal["greedy", "model"] = "greedy"
@@ -46,8 +48,25 @@ class SamplingOptions(_Frozen):
     top_p: float | None = Field(None, gt=0.0, le=1.0)
     min_p: float | None = Field(None, ge=0.0, le=1.0)
 
+    def resolve(self, recommended: dict[str, float], seed: int) -> Sampling:
+        """The sampling that is used, given what the GGUF recommends (``general.sampling.*``)."""
+        o = self
+        if o.sampling == "model" and not recommended:
+            raise SpecdecError("--sampling model: this GGUF recommends no sampling.", "Give --temp, --top-k, --top-p.")
+        base = recommended if o.sampling == "model" else {}
+        temperature = o.temp if o.temp is not None else base.get("temp", 0.0)
+        if temperature <= 0.0 and (o.top_k is not None or o.top_p is not None or o.min_p is not None):
+            raise SpecdecError("--top-k, --top-p and --min-p do nothing in greedy decoding.", "Give --temp too.")
+        return Sampling(
+            temperature=temperature,
+            top_k=int(o.top_k if o.top_k is not None else base.get("top_k", 0)),
+            top_p=o.top_p if o.top_p is not None else base.get("top_p", 1.0),
+            min_p=o.min_p if o.min_p is not None else base.get("min_p", 0.0),
+            seed=seed,
+        )
 
-class RunSpec(_Frozen):
+
+class RunSpec(Checked):
     """One run: what is compared on what."""
 
     target: str
@@ -78,29 +97,24 @@ class RunSpec(_Frozen):
 
     def resolve_sampling(self, recommended: dict[str, float]) -> Sampling:
         """The sampling that the run uses, given what the GGUF recommends (``general.sampling.*``)."""
-        o = self.sampling
-        if o.sampling == "model" and not recommended:
-            raise SpecdecError("--sampling model: this GGUF recommends no sampling.", "Give --temp, --top-k, --top-p.")
-        base = recommended if o.sampling == "model" else {}
-        temperature = o.temp if o.temp is not None else base.get("temp", 0.0)
-        if temperature <= 0.0 and (o.top_k is not None or o.top_p is not None or o.min_p is not None):
-            raise SpecdecError("--top-k, --top-p and --min-p do nothing in greedy decoding.", "Give --temp too.")
-        return Sampling(
-            temperature=temperature,
-            top_k=int(o.top_k if o.top_k is not None else base.get("top_k", 0)),
-            top_p=o.top_p if o.top_p is not None else base.get("top_p", 1.0),
-            min_p=o.min_p if o.min_p is not None else base.get("min_p", 0.0),
-            seed=self.seed,
-        )
+        return self.sampling.resolve(recommended, self.seed)
+
+
+Spec = TypeVar("Spec", bound=Checked)
 
 
 def make_spec(**values: object) -> RunSpec:
     """A ``RunSpec``, or a one-line error that names the option and the fault."""
+    return check(RunSpec, "compare", values)
+
+
+def check(kind: type[Spec], command: str, values: dict[str, object]) -> Spec:
+    """A specification of ``kind``, or a one-line error that names the option of ``command`` and the fault."""
     try:
-        return RunSpec.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         name = "--" + str(first["loc"][-1] if isinstance(first["loc"][-1], str) else first["loc"][-2]).replace("_", "-")
         raise SpecdecError(
-            f"{name}: {first['msg']} (given: {first['input']!r}).", "See specdec compare --help."
+            f"{name}: {first['msg']} (given: {first['input']!r}).", f"See specdec {command} --help."
         ) from error

@@ -37,6 +37,9 @@ def compare(
         bool, typer.Option("--dry-run", help="Print the cells and the time they will take; run nothing.")
     ] = False,
     json: Json = False,
+    record: Annotated[
+        Path | None, typer.Option("--record", help="Also write what `none` said as a trace, for specdec replay.")
+    ] = None,
     rollback: o.RollbackModes = "auto",
     snapshots: o.Snapshots = None,
     ignore_eos: o.IgnoreEos = False,
@@ -74,18 +77,18 @@ def compare(
         typer.echo("Target: the demo model that comes with specdec (tiny, knows code and documentation).", err=True)
     spec = make_spec(
         target=target,
-        strategies=_with_files(strategies, strategy),
+        strategies=with_files(strategies, strategy),
         strategy_files=tuple(strategy),
         draft=draft,
         mtp_model=mtp_model,
-        workloads=_split(workloads),
+        workloads=split(workloads),
         prompt_files=tuple(prompts),
         limit=limit or None,
         n_predict=n_predict,
         repeats=repeats,
         warmup=warmup,
         seed=seed,
-        rollback=_split(rollback) or ("auto",),
+        rollback=split(rollback) or ("auto",),
         snapshots=snapshots,
         ignore_eos=ignore_eos,
         stop=tuple(stop),
@@ -118,6 +121,12 @@ def compare(
 
     with watched() as observer:
         folder = runner.compare(spec, results, observer)
+        if record is not None:
+            from specdec import store
+            from specdec.replay.record import record_from_run
+
+            record_from_run(store.read_run(folder), record)
+            observer.announce(f"Wrote {record}")
     _print(folder, json)
 
 
@@ -131,8 +140,14 @@ def resume(
     from specdec import runner, store
     from specdec.cli.progress import watched
 
+    found = store.read_run(store.find_run(run, results))
+    if "trace" in found.meta:
+        from specdec.cli import replay
+
+        replay.finish(found, json)
+        return
     with watched() as observer:
-        folder = runner.resume(store.read_run(store.find_run(run, results)), observer)
+        folder = runner.resume(found, observer)
     _print(folder, json)
 
 
@@ -165,7 +180,7 @@ def _print(folder: Path, json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _with_files(strategies: str, files: list[str]) -> str:
+def with_files(strategies: str, files: list[str]) -> str:
     """--strategy files take part even if --strategies does not name them."""
     if not files:
         return strategies
@@ -174,7 +189,7 @@ def _with_files(strategies: str, files: list[str]) -> str:
     return ",".join([strategies, *(load_class(f).name for f in files)])
 
 
-def _split(text: str) -> tuple[str, ...]:
+def split(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 

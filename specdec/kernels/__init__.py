@@ -56,7 +56,8 @@ def compiled(module: ModuleType) -> ModuleType:
     global _compiling
     name = f"{module.__name__}_compiled"
     spec = importlib.util.spec_from_file_location(name, module.__file__)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     copy = importlib.util.module_from_spec(spec)
     sys.modules[name] = copy  # Numba finds the globals of cached code by this name
     _compiling = True

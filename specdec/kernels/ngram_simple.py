@@ -104,9 +104,7 @@ def propose(tokens: Any, length: int, rule: Any, heads: Any, chain: Any, s: Any)
 
 
 @kernel
-def replay(
-    tokens: Any, n_prompt: int, most: Any, rule: Any, heads: Any, chain: Any, s: Any, steps: Any
-) -> int:
+def replay(tokens: Any, n_prompt: int, most: Any, rule: Any, heads: Any, chain: Any, s: Any, steps: Any) -> int:
     """All steps of a text whose end is known: specdec/decode.py's loop. ``most`` = (n_predict, longest draft);
     ``steps`` int32 [2, tokens] takes drafted and accepted of each step; returns how many steps there were."""
     index(tokens, n_prompt, rule, heads, chain, s)

@@ -104,7 +104,7 @@ class Listener:
     def __init__(self, target: Target, k: int) -> None:
         self._target, self._k = target, k
         self._row: FloatArray | None = None
-        self._rows: list[tuple[TokenArray, npt.NDArray[np.floating[Any]], float, float]] = []
+        self._rows: list[tuple[npt.NDArray[np.integer[Any]], npt.NDArray[np.floating[Any]], float, float]] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._target, name)

@@ -9,6 +9,7 @@ from typing import Any
 from tabulate import tabulate
 
 from specdec.metrics import rows
+from specdec.report import search
 from specdec.store import Run
 from specdec.types import PHASES, Row
 
@@ -46,6 +47,8 @@ def _report(run: Run, style: str) -> str:
         heading = f"## {title}" if style == "pipe" else f"{title}\n{'=' * len(title)}"
         parts.append(f"{heading}\n\n{_table(shown, columns, style)}")
     parts += _notes(run, table)
+    if "search" in run.meta:
+        parts.append(search.as_text(run.meta["search"], style))
     return "\n\n".join(parts)
 
 
