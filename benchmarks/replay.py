@@ -29,7 +29,7 @@ N_VOCAB = 150_000
 HISTORY, ANSWER = 100_000, 100_000
 SINGLE = ("ngram-mod", "ngram-mod(n_match=4, n_min=4)", "ngram-simple", "ngram-simple(size_n=4)")
 GRID = "ngram-mod(n_match=4..28:1, n_min=0|2|8|48, n_max={})"
-RUNS = ((100, "48"), (1000, "4..64:6"))
+RUNS = ((100, "48"), (1000, "4..58:6"))
 
 
 def one_core() -> None:

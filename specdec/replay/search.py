@@ -8,6 +8,7 @@ held out: settings are chosen on the others, and the choice is judged on these.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -75,9 +76,9 @@ class Scores:
         return float(work / cost) if cost > 0 else float("nan")
 
     def ranked(self, prompts: Bools) -> list[tuple[str, float]]:
-        """Settings and their values on these prompts, best first; equal ones in the order they were tried."""
+        """Settings and their values on these prompts, best first; of equal ones that nearest to the defaults."""
         found = [(label, self.value(label, prompts)) for label in self.table]
-        return sorted((f for f in found if not np.isnan(f[1])), key=lambda f: -f[1])
+        return sorted((f for f in found if not np.isnan(f[1])), key=lambda f: (-f[1], len(f[0]), f[0]))
 
 
 def _hold_out(prompts: list[str], workload: npt.NDArray[Any], share: float, seed: int) -> Bools:
@@ -112,9 +113,11 @@ class Suggest:
                 "pip install 'specdec[replay]', or a smaller grid.",
             ) from error
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        sampler = optuna.samplers.TPESampler(
-            seed=seed, n_startup_trials=_STARTUP, multivariate=True, group=True, constant_liar=True
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            sampler = optuna.samplers.TPESampler(
+                seed=seed, n_startup_trials=_STARTUP, multivariate=True, group=True, constant_liar=True
+            )
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
         self._optuna, self._space, self._trials = optuna, space, trials
         self._open: dict[str, Any] = {}
