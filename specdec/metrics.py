@@ -143,7 +143,7 @@ def _cell(sample: Sample) -> tuple[str, int, int]:
 
 def _memory(ok: Group) -> int | None:
     """The most that the strategy held in any generation, bytes."""
-    return max((sum(m["bytes"] for m in s["memory"]) for s in ok), default=None)
+    return max((sum(m["bytes"] for m in s["memory"]) for s in ok if s["memory"] is not None), default=None)
 
 
 def _text_differs(ok: Group, baseline: Group) -> list[int] | None:

@@ -28,6 +28,8 @@ class Recorded(Strategy):
     """A drafter played back: its recorded proposals, cut by n_max, n_min and p_min as the drafter itself cuts them."""
 
     name = "recorded"
+    needs = frozenset({"recorded"})
+    """Tells a replay that what it would hold live is not known; a combination of strategies passes it on."""
 
     def __init__(self, name: str, options: StrategyOptions, tape: Tape) -> None:
         super().__init__(options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class TurnResult:
     phases: dict[str, npt.NDArray[np.float64]] | None = None
     error: str | None = None
     traceback: str = ""
-    memory: list[dict[str, Any]] = field(default_factory=list)
+    memory: list[dict[str, Any]] | None = None
 
 
 class Bench:
@@ -93,7 +93,7 @@ class Bench:
         tape.turn = turn
         replayed = replay_turn(strategy, turn, self._bounds, self._plan.fast)
         phases = None if self.costs is None else predicted(self.costs, label, replayed.steps, turn.n_prompt)
-        return TurnResult(number, replayed, phases, memory=[asdict(item) for item in strategy.memory()])
+        return TurnResult(number, replayed, phases, memory=_memory(strategy))
 
     def count(self, label: str) -> list[list[Any]]:
         """The same, compact: for each turn [turn, output tokens, [[drafted, accepted, steps], ...], seconds by phase or
@@ -106,6 +106,13 @@ def _counted(r: TurnResult) -> list[Any]:
         return [r.turn, 0, r.error, None]
     seconds = None if r.phases is None else {phase: float(np.sum(s)) for phase, s in r.phases.items()}
     return [r.turn, r.replayed.n_output, _pairs(r.replayed.steps), seconds]
+
+
+def _memory(strategy: Strategy) -> list[dict[str, Any]] | None:
+    """What the strategy holds; unknown where a recording stands for a model."""
+    if "recorded" in strategy.needs:
+        return None
+    return [asdict(item) for item in strategy.memory()]
 
 
 def _failure(number: int, error: Exception) -> TurnResult:
