@@ -19,8 +19,9 @@ import numpy as np
 from specdec.decode import Decoder
 from specdec.llama.model import LlamaModel
 from specdec.llama.target import LlamaTarget
+from specdec.registry import Registry
 from specdec.spec import ModelOptions
-from specdec.strategy import Strategy
+from specdec.strategy import Services, Strategy
 from specdec.testing.nano import write_nano
 from specdec.types import Draft, Limits, Sampling, TokenArray
 
@@ -35,6 +36,7 @@ CASES = [
     ("sampled, top-p only", 151_936, 5, 3.0),
     ("sampled, top-p only", 248_320, 9, 8.0),
 ]
+DRAFT_AIM = 0.3
 SAMPLING = {
     "greedy": Sampling(),
     "sampled": Sampling(temperature=0.8, top_k=40, top_p=0.95, min_p=0.05),
@@ -67,7 +69,7 @@ class Timed:
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(self._lib, name)
-        if name not in ("llama_decode", "llama_synchronize", "llama_memory_seq_rm"):
+        if name not in ("llama_decode", "llama_synchronize", "llama_memory_seq_rm", "llama_get_sampled_token_ith"):
             return function
 
         timed = self.stopwatch(function)
@@ -111,6 +113,38 @@ def measure(path: Path, sampling: Sampling, outputs: int, repeats: int) -> tuple
     return 1000 * spent / count, count
 
 
+def measure_draft(path: Path, n_max: int, repeats: int) -> tuple[float, int]:
+    """(milliseconds of Python that the draft strategy adds to a step, steps): in propose and accept, libllama taken off."""
+    model = LlamaModel(path, ModelOptions())
+    target = LlamaTarget(model, n_ctx=512, longest_draft=n_max)
+    strategy = Registry().plan(f'draft(model="{path}", n_max={n_max})')[-1].build()
+    strategy.open(Services(model.n_vocab, 512, model.width, model.threads, Sampling(), model))
+    context = strategy._follower._target  # type: ignore[attr-defined]
+    timed = context._lib = Timed(context._lib)
+    context.memory._lib = timed
+    context._logits_address = timed.stopwatch(context._logits_address)
+    decoder, limits = Decoder(target, strategy), Limits(n_predict=TOKENS, ignore_eos=True)
+    begin, before = strategy.begin, 0.0
+
+    def watched(prompt_ids: TokenArray) -> None:
+        nonlocal before
+        begin(prompt_ids)  # decodes the prompt, before the clock of the phases starts
+        before = timed.seconds
+
+    strategy.begin = watched  # type: ignore[method-assign]
+    spent, count = 0.0, 0
+    for repeat in range(repeats + 1):
+        decoder.clear()
+        generation = decoder.generate(np.arange(20, dtype=np.int32), limits, Sampling())
+        if repeat:  # the first is the warm-up
+            spent += generation.phase_s["propose"] - (timed.seconds - before)
+            count += len(generation.steps)
+    strategy.close()
+    target.close()
+    model.close()
+    return 1000 * spent / count, count
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=8)
@@ -122,6 +156,12 @@ def main() -> None:
             print(
                 f"{name:20} vocabulary {n_vocab:,}, {outputs} outputs: {ms:.3f} ms a step ({steps} steps),"
                 f" {ms / aim:.2f} of the aim of {aim} ms"
+            )
+        for n_vocab, path in sorted(paths.items()):
+            ms, steps = measure_draft(path, 4, args.repeats)
+            print(
+                f"draft, n_max 4        vocabulary {n_vocab:,}: {ms:.3f} ms a step of its own ({steps} steps),"
+                f" {ms / DRAFT_AIM:.2f} of the aim of {DRAFT_AIM} ms"
             )
 
 

@@ -8,15 +8,19 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from specdec.decode import Decoder
 from specdec.demo import model_path
 from specdec.errors import SpecdecError
+from specdec.forced import ForcedTarget, SyntheticAcceptance
+from specdec.llama.devices import free_bytes
 from specdec.llama.gguf import read_header
 from specdec.llama.library import gpu_names
-from specdec.llama.model import LlamaModel
+from specdec.llama.model import LlamaModel, runs_on_gpu
 from specdec.llama.target import LlamaTarget, batch_size
 from specdec.registry import Planned
-from specdec.rollback import Mode, snapshots_for
+from specdec.rollback import Mode, snapshots_for, snapshots_short_of
 from specdec.spec import RunSpec
 from specdec.strategy import Services, Strategy
 from specdec.target import Target
@@ -63,7 +67,7 @@ class Engine:
         for probe in probes:
             probe.check(header)
         announce(f"Loading {path.name} ({header.file_bytes / 1e9:.2f} GB)")
-        self.model = LlamaModel(path, spec.model, mtp=any("hidden_states" in p.needs for p in probes))
+        self.model = LlamaModel(path, spec.model, mtp=any("mtp_layer" in p.needs for p in probes))
         announce(f"Loaded in {self.model.load_s:.1f} s: {self.model.description}, vocabulary {self.model.n_vocab:,}")
         self.sampling = spec.resolve_sampling(self.model.recommended_sampling)
         self.arms = self._make_arms(planned, probes)
@@ -124,8 +128,7 @@ class Engine:
     def card(self) -> str:
         """The GPUs that this build and these options can use, or CPU."""
         options = self._spec.model
-        used = gpu_names() if options.gpu_layers != 0 and options.device != "none" else []
-        return " + ".join(used) or "CPU"
+        return " + ".join(gpu_names()) if runs_on_gpu(options) else "CPU"
 
     @property
     def n_batch(self) -> int:
@@ -148,17 +151,26 @@ class Engine:
         if not self._spec.carry_state:
             strategy.reset()
         limits = limits or self._spec.limits
-        decoder = Decoder(self._watch(self._context(arm)), strategy, arm.rollback)
         answers: list[Message] = []
         for turn in range(prompt.turns):
             ids = self.tokens(prompt, history(prompt, answers))
-            if turn and not self._spec.model.ctx_size and len(ids) + limits.n_predict > self._n_ctx:
+            grows = turn and not self._spec.model.ctx_size and len(ids) + limits.n_predict > self._n_ctx
+            if grows:
                 self._grow(len(ids) + limits.n_predict)
                 strategy = self._strategy(arm)
-                decoder = Decoder(self._watch(self._context(arm)), strategy, arm.rollback)
+            if grows or not turn:
+                decoder = Decoder(self._spoken(self._context(arm), prompt), strategy, arm.rollback)
             generation = decoder.generate(ids, limits, self._seeded(prompt, turn))
             yield turn, dataclasses.replace(generation, memory=tuple(self._memory(arm, strategy, generation)))
             answers.append(Message("assistant", generation.text))
+
+    def _spoken(self, target: LlamaTarget, prompt: Prompt) -> Target:
+        """The target that speaks: the model itself, or with ``synthetic`` one that accepts at given rates."""
+        if not self._spec.synthetic:
+            return self._watch(target)
+        tokens = np.setdiff1d(np.arange(target.n_vocab, dtype=np.int32), list(target.end_of_text))
+        seed = self._seeded(prompt, 0).seed
+        return ForcedTarget(target, SyntheticAcceptance(self._spec.synthetic, target.n_ctx, tokens, seed))
 
     def discard(self, arm: Arm) -> None:
         """After a failure: the arm's strategy and the context are made anew before the next use."""
@@ -169,14 +181,28 @@ class Engine:
 
     def _open_all(self) -> None:
         """Open every strategy and make each kind of context once: what cannot work here is refused before anything runs."""
-        for arm in sorted(self.arms, key=lambda a: (a.snapshots, a.hidden)):  # each kind of context once
-            self._context(arm)
+        plain = self._context(self.arms[0])  # `none`: what one recurrent state costs is read off it
+        for arm in self.arms:
             try:
                 self._strategy(arm)
             except SpecdecError:
                 raise
             except Exception as error:
                 raise SpecdecError(f"{arm.planned.label}: open() failed: {type(error).__name__}: {error}") from error
+        self.arms = [self._affordable(arm, plain.buffers) for arm in self.arms]
+        for arm in sorted(self.arms, key=lambda a: (a.snapshots, a.hidden)):  # each kind of context once
+            self._context(arm)
+
+    def _affordable(self, arm: Arm, plain: list[MemoryItem]) -> Arm:
+        """The arm, without snapshots where ``auto`` chose them and the memory that is left cannot hold them."""
+        if arm.rollback != "auto" or self._spec.snapshots is not None:
+            return arm
+        free, states = free_bytes(), [i for i in plain if i.kind == "recurrent"]
+        short = snapshots_short_of(arm.snapshots, states, free)
+        if not short:
+            return arm
+        self._announce(f"{arm.planned.label}: {arm.snapshots} snapshots do not fit ({short}): checkpoints instead")
+        return dataclasses.replace(arm, snapshots=0)
 
     def _strategy(self, arm: Arm) -> Strategy:
         slot = self._slot(arm)

@@ -20,7 +20,7 @@ from typing import Literal
 
 from specdec.errors import SpecdecError, UnsafeRollback
 from specdec.target import TargetMemory
-from specdec.types import TokenArray
+from specdec.types import MemoryItem, TokenArray
 
 Mode = Literal["auto", "snapshots", "checkpoint", "checkpoint-host"]
 
@@ -29,6 +29,24 @@ Way = Literal["", "seq_rm", "snapshots", "checkpoint"]
 
 SNAPSHOT_LIMIT = 8
 """Longest draft that ``auto`` serves from snapshots: each costs VRAM for one recurrent state (62.8 MiB on 35B-A3B)."""
+
+
+SNAPSHOT_RESERVE = 512 * 2**20
+"""Bytes that ``auto`` leaves free on a device: for the larger compute buffers that come with snapshots, and the desktop."""
+
+
+def snapshots_short_of(count: int, states: list[MemoryItem], free: dict[str, int]) -> str:
+    """Where ``count`` snapshots do not fit, in words; empty where they do.
+
+    Args:
+        states: what one recurrent state takes, an item for each device.
+        free: bytes left on each device; of a device that is not named nothing is known, and it is taken to have room.
+    """
+    for item in states:
+        need, left = count * item.bytes, free.get(item.device)
+        if left is not None and need and need + SNAPSHOT_RESERVE > left:
+            return f"{item.device} has {left / 2**20:,.0f} MiB left, they take {need / 2**20:,.0f}"
+    return ""
 
 
 def snapshots_for(mode: Mode, longest_draft: int, recurrent: bool, asked: int | None) -> int:

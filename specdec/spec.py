@@ -87,6 +87,7 @@ class RunSpec(Checked):
     carry_state: bool = False
     rollback: tuple[Mode, ...] = ("auto",)
     snapshots: int | None = Field(None, ge=0, le=256)
+    synthetic: tuple[float, ...] = ()
     sampling: SamplingOptions = SamplingOptions()
     model: ModelOptions = ModelOptions()
 

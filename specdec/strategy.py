@@ -63,7 +63,8 @@ class Strategy(ABC):
     """Whether it is made of strategies, given inside its brackets; then it writes ``combine``."""
 
     needs: frozenset[str] = frozenset()
-    """``hidden_states``: ``process`` is called. ``target_model``: ``Services.target_model`` is set."""
+    """``hidden_states``: ``process`` is called. ``target_model``: ``Services.target_model`` is set. ``mtp_layer``: the
+    target is loaded with its MTP layer."""
 
     search: ClassVar[dict[str, str]] = {}
     """Values worth trying: option to a list or range as the strategy syntax writes it, e.g. ``{"n_max": "1..8:1"}``.

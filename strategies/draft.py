@@ -36,6 +36,7 @@ class Options(StrategyOptions):
     translate: bool = Field(False, description="draft through text where the vocabularies differ")
     gpu_layers: int = Field(-1, ge=-1, description="layers of the draft model in VRAM; -1 for all")
     threads: int = Field(0, ge=0, description="CPU threads; 0: the target's")
+    feed: Literal["auto", "together", "singly"] = Field("auto", description="accepted tokens; auto: singly on a GPU")
     cache_type_k: CacheType = Field("f16", description="KV cache type of K")
     cache_type_v: CacheType = Field("f16", description="KV cache type of V")
 
@@ -76,13 +77,16 @@ class DraftModel(Strategy):
 
     def open(self, services: Services) -> None:
         from specdec.llama.follower import Follower
+        from specdec.llama.model import runs_on_gpu
         from specdec.llama.translate import Translator
 
         o, target = self._o, cast(Any, services.target_model)
         placement = {"gpu_layers": o.gpu_layers, "threads": o.threads or services.threads, "n_cpu_moe": 0}
         caches = {"override_tensor": (), "cache_type_k": o.cache_type_k, "cache_type_v": o.cache_type_v}
         options = target.options.model_copy(update=placement | caches)
-        self._follower = Follower(model_path(o.model), options, services.n_ctx)
+        singly = o.feed == "singly" or (o.feed == "auto" and runs_on_gpu(options))
+        likeliest = o.p_min <= 0.0 and not self.tell_confidence and (not o.sample or services.sampling.greedy)
+        self._follower = Follower(model_path(o.model), options, services.n_ctx, o.n_max, singly, likeliest)
         self._translator = Translator(target, self._follower.model) if o.translate else None
         self._sampling, self._n_vocab = services.sampling, services.n_vocab
         self._rng = np.random.default_rng(services.sampling.seed + 1)
@@ -105,12 +109,13 @@ class DraftModel(Strategy):
 
     def propose(self, context: TokenArray, max_tokens: int) -> Draft:
         ids = self._read(context)
-        if ids is None or len(ids) + self._o.n_max >= self._model.n_ctx:
+        if ids is None or len(ids) > self._model.n_ctx:
             return NO_DRAFT
         if self._translator is not None:
             self._model.compare(ids)
         self._confidence: list[float] = []
-        tokens, rows = self._guess(self._model.follow(ids), min(self._o.n_max, max_tokens))
+        self._model.follow(ids)
+        tokens, rows = self._guess(min(self._o.n_max, max_tokens))
         if self._translator is not None:
             began = perf_counter()
             tokens = self._translator.to_target(context, tokens)[: self._o.n_max]
@@ -141,36 +146,34 @@ class DraftModel(Strategy):
         self.translate_s += perf_counter() - began
         return ids
 
-    def _guess(self, row: FloatArray, most: int) -> tuple[list[int], list[FloatArray]]:
+    def _guess(self, most: int) -> tuple[list[int], list[FloatArray]]:
         """Draft tokens, and with sampling the distributions that they were drawn from."""
-        if most > 1:
-            self._model.mark()
         tokens: list[int] = []
         rows: list[FloatArray] = []
         while True:
-            chosen = self._choose(row)
+            chosen = self._choose()
             if chosen is None:
                 break
             tokens.append(chosen[0])
-            self._confidence += [top_probability(row)] if self.tell_confidence else []
+            self._confidence += [top_probability(self._model.row())] if self.tell_confidence else []
             rows += [chosen[1]] if chosen[1] is not None else []
             if len(tokens) == most:
                 break
-            row = self._model.ahead(tokens[-1])
+            self._model.ahead(tokens[-1])
         return tokens, rows
 
-    def _choose(self, row: FloatArray) -> tuple[int, FloatArray | None] | None:
+    def _choose(self) -> tuple[int, FloatArray | None] | None:
         """The next draft token, with its distribution over the target's vocabulary if it was sampled; None to stop.
 
         When sampling, stopping must not depend on the token that is drawn: then it would not follow the distribution
         that rejection sampling is told. So p_min is compared with the best token's probability, before the draw.
         """
         if not self._o.sample or self._sampling.greedy:
-            token = int(row.argmax())
-            unsure = self._o.p_min > 0.0 and top_probability(row) < self._o.p_min
+            token = self._model.likeliest()
+            unsure = self._o.p_min > 0.0 and top_probability(self._model.row()) < self._o.p_min
             beyond = self._translator is None and token >= self._n_vocab
             return None if unsure or beyond else (token, None)
-        d = distribution(row[: self._n_vocab], self._sampling)
+        d = distribution(self._model.row()[: self._n_vocab], self._sampling)
         if d.probs.max() < self._o.p_min:
             return None
         full = np.zeros(self._n_vocab, np.float32)

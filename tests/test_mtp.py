@@ -7,6 +7,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from drafting import GREEDY, LIMITS, PROMPT, build, naive_mtp, pieces, recorded
 from scipy.stats import chi2_contingency
 
 from specdec.decode import Decoder
@@ -14,80 +15,19 @@ from specdec.demo import model_path
 from specdec.errors import SpecdecError
 from specdec.llama.gguf import read_header
 from specdec.llama.model import LlamaModel
-from specdec.llama.mtp import MtpContext
 from specdec.llama.target import LlamaTarget
 from specdec.llama.translate import Translator
 from specdec.llama.vocab import match_vocabularies
-from specdec.registry import Registry
 from specdec.rollback import Mode
 from specdec.spec import ModelOptions
-from specdec.strategy import Services, Strategy
+from specdec.strategy import Services
 from specdec.testing.nano import write_nano
-from specdec.types import Draft, Limits, Sampling, TokenArray
-
-PROMPT = np.random.default_rng(4).integers(0, 500, 70).astype(np.int32)
-LIMITS = Limits(60, ignore_eos=True)
-GREEDY = Sampling()
+from specdec.types import Limits, Sampling
 
 
 @pytest.fixture(scope="module")
 def hybrid(nano_hybrid: Path) -> LlamaModel:
     return LlamaModel(nano_hybrid, ModelOptions(threads=1), mtp=True)
-
-
-def build(text: str) -> Strategy:
-    return Registry().plan(text)[-1].build()
-
-
-def recorded(strategy: Strategy, model: LlamaModel, mode: Mode, snapshots: int,
-             prompts: list[TokenArray], sampling: Sampling = GREEDY) -> list[tuple[list[int], list[int]]]:  # fmt: skip
-    """(context, draft) of every proposal, over generations one after the other."""
-    target = LlamaTarget(model, 512, snapshots, 8, hidden="hidden_states" in strategy.needs)
-    strategy.open(Services(target.n_vocab, target.n_ctx, target.width, 1, sampling, model))
-    seen: list[tuple[list[int], list[int]]] = []
-    propose = strategy.propose
-
-    def watched(context: TokenArray, max_tokens: int) -> Draft:
-        draft = propose(context, max_tokens)
-        seen.append((context.tolist(), list(draft.token_ids)))
-        return draft
-
-    strategy.propose = watched  # type: ignore[method-assign]
-    decoder = Decoder(target, strategy, mode)
-    for prompt in prompts:
-        decoder.clear()
-        decoder.generate(prompt, LIMITS, sampling)
-    strategy.close()
-    target.close()
-    return seen
-
-
-def pieces(context: list[int], n_first: int) -> list[TokenArray]:
-    """The prompt in one batch, then token by token: large batches take attention kernels that round differently."""
-    ids = np.array(context, np.int32)
-    return [part for part in (ids[:n_first], *np.split(ids[n_first:], len(ids[n_first:]))) if len(part)]
-
-
-def naive_mtp(model: LlamaModel, context: list[int], n: int, n_prompt: int) -> list[int]:
-    """All hidden rows anew, the whole context through a fresh MTP context, then the chain by hand."""
-    target, mtp = LlamaTarget(model, 512, 0, 0, hidden=True), MtpContext(model, 512, 64, 1)
-    at, last, result = 0, np.zeros((1, model.width), np.float32), None
-    for ids in pieces(context, n_prompt):
-        target.decode(ids, at, "none")
-        hidden = target.hidden_rows().copy()
-        result = mtp.decode(ids, at, np.concatenate([last, hidden[:-1]]), output=True)
-        at, last = at + len(ids), hidden[-1:]
-    tokens: list[int] = []
-    while True:
-        assert result is not None
-        tokens.append(int(result[0].argmax()))
-        if len(tokens) == n:
-            break
-        at = len(context) + len(tokens) - 1
-        result = mtp.decode(np.array(tokens[-1:], np.int32), at, result[1][None].copy(), output=True)
-    target.close()
-    mtp.close()
-    return tokens
 
 
 @pytest.mark.parametrize(("mode", "snapshots"), [("snapshots", 4), ("checkpoint", 0)])
@@ -124,20 +64,24 @@ def naive_draft(model: LlamaModel, context: list[int], n: int, n_prompt: int) ->
     return tokens[len(context) :]
 
 
+@pytest.mark.parametrize("feed", ["together", "singly"])
 @pytest.mark.parametrize("kind", ["dense", "hybrid"])
-def test_draft_model_drafts_as_a_naive_computation(hybrid: LlamaModel, tmp_path: Path, kind: str) -> None:
+def test_draft_model_drafts_as_a_naive_computation(hybrid: LlamaModel, tmp_path: Path, kind: str, options: str) -> None:
     """A draft with weights near the target's accepts some and rejects some: every way back is taken."""
     path = write_nano(tmp_path / "draft.gguf", kind, seed=0 if kind == "hybrid" else 1)  # type: ignore[arg-type]
     model = LlamaModel(path, ModelOptions(threads=1))
     for prompt in (PROMPT, PROMPT[:40], PROMPT[:1]):
-        seen = recorded(build(f'draft(model="{path}", n_max=4)'), hybrid, "snapshots", 4, [prompt])
+        strategy = build(f'draft(model="{path}", n_max=4, feed={feed})')
+        seen = recorded(strategy, hybrid, "snapshots", 4, [prompt])
         for context, draft in seen[::7] + seen[-2:]:
             assert draft == naive_draft(model, context, len(draft), len(prompt))
 
 
-def test_a_hybrid_draft_that_is_often_wrong_still_drafts_right(hybrid: LlamaModel, tmp_path: Path) -> None:
+@pytest.mark.parametrize("feed", ["together", "singly"])
+def test_a_hybrid_draft_that_is_often_wrong_still_drafts_right(hybrid: LlamaModel, tmp_path: Path, feed: str) -> None:
     path = write_nano(tmp_path / "draft.gguf", "hybrid", seed=9)
-    seen = recorded(build(f'draft(model="{path}", n_max=3)'), hybrid, "snapshots", 3, [PROMPT])
+    strategy = build(f'draft(model="{path}", n_max=3, feed={feed})')
+    seen = recorded(strategy, hybrid, "snapshots", 3, [PROMPT])
     model = LlamaModel(path, ModelOptions(threads=1))
     for context, draft in seen[::5]:
         assert draft == naive_draft(model, context, len(draft), len(PROMPT))

@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from specdec.engine import Engine
 from specdec.errors import SpecdecError, UnsafeRollback
 from specdec.llama.model import LlamaModel
 from specdec.llama.target import LlamaTarget
-from specdec.rollback import Mode, Rollback, snapshots_for
-from specdec.spec import ModelOptions
+from specdec.registry import Registry
+from specdec.rollback import Mode, Rollback, snapshots_for, snapshots_short_of
+from specdec.spec import ModelOptions, make_spec
 from specdec.testing.fake import FakeTarget
 from specdec.testing.nano import VOCABULARY
-from specdec.types import TokenArray
+from specdec.types import MemoryItem, Prompt, TokenArray
 
 
 def ids(*tokens: int) -> TokenArray:
@@ -115,6 +117,13 @@ class TestPlanning:
         assert snapshots_for(mode, longest, True, asked) == expected
         assert snapshots_for("auto", longest, False, asked) == 0
 
+    def test_snapshots_that_do_not_fit_the_memory_left(self) -> None:
+        state, mib = [MemoryItem("CUDA0", "recurrent", 63 * 2**20), MemoryItem("CPU", "recurrent", 0)], 2**20
+        assert not snapshots_short_of(8, state, {"CUDA0": 1017 * mib, "CPU": 0})
+        assert snapshots_short_of(8, state, {"CUDA0": 1015 * mib}) == "CUDA0 has 1,015 MiB left, they take 504"
+        assert not snapshots_short_of(0, state, {"CUDA0": 0})
+        assert not snapshots_short_of(8, state, {"Vulkan0": 0})
+
     def test_forced_snapshots_that_cannot_hold_the_draft(self) -> None:
         with pytest.raises(SpecdecError, match="3 snapshots cannot hold drafts of up to 8") as e:
             snapshots_for("snapshots", 8, True, 3)
@@ -185,3 +194,21 @@ def test_the_trap_is_real(hybrid: LlamaModel) -> None:
     b.decode(tokens[:20], 0, "last")
     b.decode(tokens[20:21], 20, "last")
     assert not np.array_equal(a.decode(ids(5), 21, "last"), b.decode(ids(5), 21, "last"))
+
+
+@pytest.mark.parametrize(("left", "snapshots", "way"), [(10 * 2**30, 3, "snapshots"), (2**20, 0, "checkpoint")])
+def test_auto_takes_checkpoints_where_snapshots_do_not_fit(
+    nano_hybrid: Path, monkeypatch: pytest.MonkeyPatch, left: int, snapshots: int, way: str
+) -> None:
+    monkeypatch.setattr("specdec.engine.free_bytes", lambda: {"CPU": left})
+    said: list[str] = []
+    spec = make_spec(target=str(nano_hybrid), n_predict=24, ignore_eos=True, model={"threads": 1})
+    engine = Engine(spec, Registry().plan("mtp(n_max=3)"), said.append)
+    prompt = Prompt("p", "w", "completion", "short", text="abc" * 5)
+    engine.fit([prompt])
+    arm = next(a for a in engine.arms if a.longest_draft)
+    _, generation = next(engine.answers(arm, prompt))
+    engine.close()
+    assert arm.snapshots == snapshots
+    assert way in generation.steps.rollback
+    assert any("do not fit" in line for line in said) == (not snapshots)

@@ -1,7 +1,13 @@
 """A second model that follows the target's text: decodes what it has not seen, goes back where it guessed wrong.
 
 An attention-only model cuts its KV cache. A hybrid model (Qwen3.5-0.8B) cannot go back token by token: it saves its
-recurrent state on the device before it runs ahead (``mark``) and puts it back if it has to return behind that point.
+recurrent state on the device before it runs ahead, puts it back if it has to return behind that point, and decodes the
+accepted tokens again.
+
+A CUDA graph is replayed from the third decode of the same shape, with the states in the same place, on (llama.cpp,
+ggml-cuda.cu, ``ggml_cuda_graph_update_required``). So on a GPU tokens are fed one at a time: a batch now and then would
+interrupt the replay. For the same reason states are not kept in spare sequences, from which a model could go back
+without decoding anything: the running state would change its place with every token (tried: 2.3 times slower).
 """
 
 from __future__ import annotations
@@ -14,6 +20,7 @@ from specdec.errors import SpecdecError
 from specdec.llama.model import LlamaModel
 from specdec.llama.target import LlamaTarget
 from specdec.spec import ModelOptions
+from specdec.target import Outputs
 from specdec.types import FloatArray, MemoryItem, TokenArray
 
 
@@ -24,9 +31,20 @@ class Follower:
         path: the model, a GGUF file.
         options: its own placement, threads and cache types.
         n_ctx: its context length, tokens.
+        ahead: the most tokens that it guesses at once.
+        singly: whether up to ``ahead + 1`` new tokens are decoded one by one rather than together.
+        likeliest: whether ``likeliest`` is asked for only, never ``row``: it is then found on the device.
     """
 
-    def __init__(self, path: Path, options: ModelOptions, n_ctx: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        options: ModelOptions,
+        n_ctx: int,
+        ahead: int,
+        singly: bool = False,
+        likeliest: bool = False,
+    ) -> None:
         self.model = LlamaModel(path, options)
         trained = int(self.model.header.get("context_length", 0))
         if trained and n_ctx > trained:
@@ -35,15 +53,19 @@ class Follower:
                 f"draft: the run's context of {n_ctx} tokens exceeds the draft model's {trained}.",
                 "Use shorter prompts, a smaller --n-predict, or another draft.",
             )
-        self._target = LlamaTarget(self.model, n_ctx)
+        # Guesses beyond the end of the run's context need room too.
+        self._target = LlamaTarget(self.model, n_ctx + ahead, likeliest=likeliest)
+        self._on_device = likeliest
+        self._n_ctx = self._target.n_ctx - ahead
+        self._at_once = ahead + 1 if singly else 0
         self._held = np.empty(self._target.n_ctx, np.int32)
         self._saved: int | None = None
-        self.end = self._right = 0
+        self.end = self._right = self._base = 0
 
     @property
     def n_ctx(self) -> int:
-        """Tokens that it can hold."""
-        return self._target.n_ctx
+        """Tokens of text that it can hold."""
+        return self._n_ctx
 
     def close(self) -> None:
         """Free context and weights."""
@@ -53,7 +75,7 @@ class Follower:
     def forget(self) -> None:
         """Empty the memory."""
         self._target.memory.clear()
-        self.end = self._right = 0
+        self.end = self._right = self._base = 0
         self._saved = None
 
     def compare(self, ids: TokenArray) -> None:
@@ -66,31 +88,37 @@ class Follower:
         """The first ``n`` of the tokens that were fed by ``ahead`` since ``follow`` belong to the text."""
         self._right = min(self.end, self._right + n)
 
-    def follow(self, ids: TokenArray) -> FloatArray:
-        """Make the memory hold exactly ``ids`` (at least its last token is decoded); the logits row after it."""
+    def follow(self, ids: TokenArray) -> None:
+        """Make the memory hold exactly ``ids``; at least its last token is decoded."""
         start = min(self._right, max(0, len(ids) - 1))
         if start < self.end:
             start = self._back_to(start)
         self._held[start : len(ids)] = ids[start:]
-        row = np.empty(0, np.float32)
+        singly = len(ids) - start <= self._at_once
         while start < len(ids):
-            stop = min(len(ids), start + self._target.n_batch)
-            rows = self._target.decode(self._held[start:stop], start, "last" if stop == len(ids) else "none")
-            row, start = (rows[0] if len(rows) else row), stop
-        self.end = self._right = len(ids)
-        return row
+            stop = start + 1 if singly else min(len(ids), start + self._target.n_batch)
+            # Singly, the logits of each are asked for: without, the graph would have another shape.
+            outputs: Outputs = "last" if singly or stop == len(ids) else "none"
+            self._rows = self._target.decode(self._held[start:stop], start, outputs)
+            start = stop
+        self.end = self._right = self._base = len(ids)
 
-    def mark(self) -> None:
-        """About to run ahead: save what a hybrid model needs to come back here."""
-        if self._target.memory.recurrent:
+    def ahead(self, token: int) -> None:
+        """Decode a guessed token. What a hybrid model needs to come back is kept before."""
+        if self._target.memory.recurrent and self.end == self._base:
             self._target.memory.save(on_device=True)
             self._saved = self.end
-
-    def ahead(self, token: int) -> FloatArray:
-        """Decode a guessed token; the logits row after it."""
         self._held[self.end] = token
-        row: FloatArray = self._target.decode(self._held[self.end : self.end + 1], self.end, "last")[0]
+        self._rows = self._target.decode(self._held[self.end : self.end + 1], self.end, "last")
         self.end += 1
+
+    def likeliest(self) -> int:
+        """The likeliest token after what the memory holds."""
+        return self._target.likeliest() if self._on_device else int(self._rows[0].argmax())
+
+    def row(self) -> FloatArray:
+        """The logits after what the memory holds, float32 [n_vocab]; valid until the next decode."""
+        row: FloatArray = self._rows[0]
         return row
 
     def memory(self) -> list[MemoryItem]:

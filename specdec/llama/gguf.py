@@ -54,8 +54,25 @@ class Header:
 
     @property
     def nextn_layers(self) -> int:
-        """MTP layers in the file."""
+        """MTP layers that the file declares."""
         return int(self.get("nextn_predict_layers", 0))
+
+    @property
+    def trunk_layers(self) -> int:
+        """Layers of the model itself, without its MTP layers."""
+        return int(self.get("block_count", 0)) - self.nextn_layers
+
+    @property
+    def has_trunk(self) -> bool:
+        """False for a file that holds the MTP layers alone: llama.cpp knows it by this tensor (src/models/*.cpp).
+
+        The first part of a file in parts says nothing of the others; it passes for a whole model.
+        """
+        return (
+            self.nextn_layers == 0
+            or int(self.metadata.get("split.count", 0)) > 1
+            or any(t.name == "blk.0.attn_norm.weight" for t in self.tensors)
+        )
 
 
 def read_header(path: Path, whole_arrays: bool = False) -> Header:

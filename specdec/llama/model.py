@@ -15,8 +15,9 @@ import psutil
 
 from specdec.errors import SpecdecError
 from specdec.llama.accounting import buffers
+from specdec.llama.devices import devices
 from specdec.llama.gguf import Header, read_header
-from specdec.llama.library import extra_buffers_are_safe, ggml_function, llama, log
+from specdec.llama.library import extra_buffers_are_safe, ggml_function, gpu_names, llama, log
 from specdec.spec import ModelOptions
 from specdec.types import MemoryItem, Message, TokenArray
 
@@ -103,7 +104,7 @@ class LlamaModel:
     @property
     def mtp_bytes(self) -> int:
         """Bytes of the MTP layer's weights."""
-        first = int(self.header.get("block_count", 0)) - self.header.nextn_layers
+        first = self.header.trunk_layers
         layers = tuple(f"blk.{i}." for i in range(first, first + self.header.nextn_layers))
         return sum(t.bytes for t in self.header.tensors if t.name.startswith(layers)) if layers else 0
 
@@ -129,6 +130,12 @@ class LlamaModel:
         """All tokens that end a generation."""
         is_end = self._lib.llama_vocab_is_eog
         return frozenset(t for t in range(self.n_vocab) if is_end(self.vocab, t))
+
+    @cached_property
+    def first_tokens(self) -> list[int]:
+        """What the vocabulary wants at the beginning of a text: begin-of-text, or nothing."""
+        wanted = self._lib.llama_vocab_get_add_bos(self.vocab)
+        return [int(self._lib.llama_vocab_bos(self.vocab))] if wanted else []
 
     @property
     def recommended_sampling(self) -> dict[str, float]:
@@ -194,6 +201,11 @@ class LlamaModel:
         )
 
 
+def runs_on_gpu(options: ModelOptions) -> bool:
+    """Whether a model with these options computes on a GPU."""
+    return options.gpu_layers != 0 and options.device != "none" and bool(gpu_names())
+
+
 def default_threads() -> int:
     """Physical cores: llama.cpp's matrix kernels gain nothing from a core's second thread, and often lose."""
     return psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
@@ -236,25 +248,17 @@ def _buffer_type(name: str) -> int:
         return int(ggml_function("ggml_backend_cpu_buffer_type", ctypes.c_void_p, [])())
     of_device = ggml_function("ggml_backend_dev_buffer_type", ctypes.c_void_p, [ctypes.c_void_p])
     name_of = ggml_function("ggml_backend_buft_name", ctypes.c_char_p, [ctypes.c_void_p])
-    known = {name_of(t).decode(): t for t in map(of_device, _devices().values()) if t}
+    known = {name_of(t).decode(): t for t in map(of_device, devices().values()) if t}
     if name not in known:
         raise SpecdecError(f"--override-tensor: unknown buffer type {name!r}.", f"Known: {', '.join(['CPU', *known])}.")
     return int(known[name])
 
 
 def _device(name: str) -> int:
-    known = _devices()
+    known = devices()
     if name not in known:
         raise SpecdecError(f"--device: unknown device {name!r}.", f"Known: none, {', '.join(known)}.")
     return known[name]
-
-
-def _devices() -> dict[str, int]:
-    """ggml's devices by name."""
-    count = ggml_function("ggml_backend_dev_count", ctypes.c_size_t, [])
-    get = ggml_function("ggml_backend_dev_get", ctypes.c_void_p, [ctypes.c_size_t])
-    name = ggml_function("ggml_backend_dev_name", ctypes.c_char_p, [ctypes.c_void_p])
-    return {name(d).decode(): d for d in map(get, range(count()))}
 
 
 def _load_error(path: Path) -> tuple[str, str]:

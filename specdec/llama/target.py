@@ -28,11 +28,25 @@ class LlamaTarget:
         longest_draft: the most draft tokens of a pass. Bounds the rows of logits that llama.cpp makes room for: at a
             vocabulary of 248 k, 512 rows would cost 500 MiB.
         hidden: whether decodes keep the hidden rows of all their tokens.
+        likeliest: llama.cpp itself finds the likeliest token after the last one of each decode, on the device: the
+            logits, 1 MB a row at a vocabulary of 248 k, never reach Python. ``decode`` then gives no rows, and
+            ``likeliest`` the token.
     """
 
     def __init__(
-        self, model: LlamaModel, n_ctx: int, snapshots: int = 0, longest_draft: int = 0, hidden: bool = False
+        self,
+        model: LlamaModel,
+        n_ctx: int,
+        snapshots: int = 0,
+        longest_draft: int = 0,
+        hidden: bool = False,
+        likeliest: bool = False,
     ) -> None:
+        if not model.header.has_trunk:
+            raise SpecdecError(
+                f"{model.path.name} holds an MTP layer alone, not a whole model.",
+                "Give the model itself, and this file as --mtp-model.",
+            )
         L, options = model._lib, model.options
         self._lib, self.model = L, model
         self.threads = model.threads
@@ -67,12 +81,15 @@ class LlamaTarget:
         self._seen: tuple[int | None, FloatArray] = (None, np.empty((0, self.n_vocab), np.float32))
         self._batch = Batch(L, self.n_batch)
         self._no_logits: FloatArray = np.empty((0, self.n_vocab), np.float32)
+        self._sampler = self._choose_on_device() if likeliest else None
 
     def close(self) -> None:
         """Free the context and the batch."""
         if self._context:
             self._batch.close()
             self._lib.llama_free(self._context)
+            if self._sampler is not None:
+                self._lib.llama_sampler_free(self._sampler)
             self._context = None
 
     def decode(self, ids: TokenArray, start: int, outputs: Outputs) -> FloatArray:
@@ -81,7 +98,7 @@ class LlamaTarget:
         status = self._lib.llama_decode(self._context, self._batch.handle)
         if status != 0:
             raise SpecdecError(f"llama_decode failed with {status} on {n} tokens at position {start}.", _decode_hint())
-        if outputs == "none":
+        if outputs == "none" or self._sampler is not None:
             self._lib.llama_synchronize(self._context)  # else its time would be booked by whoever waits next
             return self._no_logits
         rows = n if outputs == "all" else 1
@@ -89,6 +106,19 @@ class LlamaTarget:
         if address != self._seen[0] or rows > len(self._seen[1]):
             self._seen = (address, _floats(address, rows, self.n_vocab))
         return self._seen[1][:rows]
+
+    def likeliest(self) -> int:
+        """The likeliest token after the last one of the last decode, which asked for outputs."""
+        return int(self._lib.llama_get_sampled_token_ith(self._context, -1))
+
+    def _choose_on_device(self) -> Any:
+        L = self._lib
+        chain = L.llama_sampler_chain_init(L.llama_sampler_chain_default_params())
+        L.llama_sampler_chain_add(chain, L.llama_sampler_init_greedy())
+        if not L.llama_set_sampler(self._context, 0, chain):
+            L.llama_sampler_free(chain)
+            raise SpecdecError("this llama.cpp build cannot choose tokens on the device.")
+        return chain
 
     def hidden_rows(self) -> FloatArray:
         if not self.hidden:

@@ -222,6 +222,9 @@ def record_from_run(run: Run, out: Path, target: str = "") -> Trace:
     A run keeps no prompt tokens: they are made again from the prompts and the target's vocabulary (no weights are
     loaded), and checked against the run's counts. ``target``: where the GGUF lies now, if not where it was.
     """
+    label = run.meta["labels"]["label"]
+    if label != "real":
+        raise SpecdecError(f"{run.folder}: is a {label} run: it holds no text of the target.", "Take a real one.")
     spec = RunSpec.model_validate(run.meta["spec"])
     path = model_path(target or spec.target)
     if describe_model(read_header(path))["header_sha256"] != run.meta["model"]["header_sha256"]:

@@ -28,7 +28,7 @@ _TEMPLATE = (
     "{% if add_generation_prompt %}assistant:{% endif %}"
 )
 
-_Shapes = Iterator[tuple[str, tuple[int, ...]]]
+Shapes = Iterator[tuple[str, tuple[int, ...]]]
 
 
 def write_nano(
@@ -39,18 +39,30 @@ def write_nano(
     Q5_1 is the default for a reason: llama.cpp's CPU kernels for it treat every token of a batch alone, so results do
     not depend on the batch's shape and can be compared bit for bit. F32 and Q8_0 take tiled kernels from 2 tokens on.
     """
-    rng = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, "qwen35moe" if kind == "hybrid" else "llama")
     _metadata(writer, kind)
+    finish(writer, _hybrid(n_vocab) if kind == "hybrid" else _dense(n_vocab), quant, seed, n_vocab, template)
+    return path
+
+
+def finish(
+    writer: gguf.GGUFWriter, shapes: Shapes, quant: Quant, seed: int, n_vocab: int = VOCABULARY, template: str = ""
+) -> None:
+    """Add vocabulary, chat template and random tensors of these shapes (rows first) to a writer, and write the file."""
+    rng = np.random.default_rng(seed)
     _vocabulary(writer, n_vocab)
     writer.add_chat_template(template or _TEMPLATE)
-    for name, shape in _hybrid(n_vocab) if kind == "hybrid" else _dense(n_vocab):
+    for name, shape in shapes:
         _add(writer, name, _weights(rng, name, shape), quant)
+    write_out(writer)
+
+
+def write_out(writer: gguf.GGUFWriter) -> None:
+    """Write what the writer holds, and close it."""
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
 
 
 def _metadata(w: gguf.GGUFWriter, kind: Kind) -> None:
@@ -97,7 +109,7 @@ def _vocabulary(w: gguf.GGUFWriter, n_vocab: int) -> None:
     w.add_add_bos_token(False)
 
 
-def _dense(n_vocab: int) -> _Shapes:
+def _dense(n_vocab: int) -> Shapes:
     yield from _ends(n_vocab)
     for i in range(_LAYERS):
         p = f"blk.{i}."
@@ -111,7 +123,7 @@ def _dense(n_vocab: int) -> _Shapes:
         yield p + "ffn_down.weight", (_WIDTH, 2 * _WIDTH)
 
 
-def _hybrid(n_vocab: int) -> _Shapes:
+def _hybrid(n_vocab: int) -> Shapes:
     yield from _ends(n_vocab)
     for i in range(_LAYERS + 1):
         p, mtp = f"blk.{i}.", i == _LAYERS
@@ -123,19 +135,19 @@ def _hybrid(n_vocab: int) -> _Shapes:
             yield from [(p + f"nextn.{x}.weight", (_WIDTH,)) for x in ("enorm", "hnorm", "shared_head_norm")]
 
 
-def _ends(n_vocab: int) -> _Shapes:
+def _ends(n_vocab: int) -> Shapes:
     yield from [("token_embd.weight", (n_vocab, _WIDTH)), ("output.weight", (n_vocab, _WIDTH))]
     yield "output_norm.weight", (_WIDTH,)
 
 
-def _gated_attention(p: str) -> _Shapes:
+def _gated_attention(p: str) -> Shapes:
     q, kv = _HEADS * _HEAD, _KV_HEADS * _HEAD
     yield from [(p + "attn_q.weight", (2 * q, _WIDTH)), (p + "attn_output.weight", (_WIDTH, q))]
     yield from [(p + "attn_k.weight", (kv, _WIDTH)), (p + "attn_v.weight", (kv, _WIDTH))]
     yield from [(p + "attn_q_norm.weight", (_HEAD,)), (p + "attn_k_norm.weight", (_HEAD,))]
 
 
-def _delta_net(p: str) -> _Shapes:
+def _delta_net(p: str) -> Shapes:
     inner, key = _V_HEADS * _STATE, _K_HEADS * _STATE
     yield from [(p + "attn_qkv.weight", (2 * key + inner, _WIDTH)), (p + "attn_gate.weight", (inner, _WIDTH))]
     yield from [
@@ -147,7 +159,7 @@ def _delta_net(p: str) -> _Shapes:
     yield from [(p + "ssm_norm.weight", (_STATE,)), (p + "ssm_out.weight", (_WIDTH, inner))]
 
 
-def _experts(p: str) -> _Shapes:
+def _experts(p: str) -> Shapes:
     yield p + "ffn_gate_inp.weight", (_EXPERTS, _WIDTH)
     yield from [(p + f"ffn_{x}_exps.weight", (_EXPERTS, _EXPERT_FF, _WIDTH)) for x in ("gate", "up")]
     yield p + "ffn_down_exps.weight", (_EXPERTS, _WIDTH, _EXPERT_FF)
