@@ -19,7 +19,7 @@ from specdec.llama.target import batch_size
 from specdec.registry import Defaults, Planned, Registry
 from specdec.replay.recorder import DEEPEST, Listener, Recorder
 from specdec.replay.trace import Trace, Turn, write_trace
-from specdec.spec import RunSpec
+from specdec.spec import ModelOptions, RunSpec
 from specdec.store import Run, Sample
 from specdec.strategy import Strategy
 from specdec.syntax import Call, Value
@@ -225,7 +225,7 @@ def record_from_run(run: Run, out: Path, target: str = "") -> Trace:
     label = run.meta["labels"]["label"]
     if label != "real":
         raise SpecdecError(f"{run.folder}: is a {label} run: it holds no text of the target.", "Take a real one.")
-    spec = RunSpec.model_validate(run.meta["spec"])
+    spec = _spec_of(run)
     path = model_path(target or spec.target)
     if describe_model(read_header(path))["header_sha256"] != run.meta["model"]["header_sha256"]:
         raise SpecdecError(f"{path.name} is not the model of {run.folder}.", f"It was {run.meta['model']['file']}.")
@@ -265,6 +265,13 @@ def record_from_run(run: Run, out: Path, target: str = "") -> Trace:
     )
     write_trace(out, trace)
     return trace
+
+
+def _spec_of(run: Run) -> RunSpec:
+    """The run's options, less those that only another version of specdec knows."""
+    known = {k: v for k, v in run.meta["spec"].items() if k in RunSpec.model_fields}
+    known["model"] = {k: v for k, v in known["model"].items() if k in ModelOptions.model_fields}
+    return RunSpec.model_validate(known)
 
 
 def _stored_turns(run: Run, spec: RunSpec, prompts: list[Prompt], model: LlamaModel) -> tuple[list[Turn], set[str]]:
