@@ -66,7 +66,7 @@ def naive_draft(model: LlamaModel, context: list[int], n: int, n_prompt: int) ->
 
 @pytest.mark.parametrize("feed", ["together", "singly"])
 @pytest.mark.parametrize("kind", ["dense", "hybrid"])
-def test_draft_model_drafts_as_a_naive_computation(hybrid: LlamaModel, tmp_path: Path, kind: str, options: str) -> None:
+def test_draft_model_drafts_as_a_naive_computation(hybrid: LlamaModel, tmp_path: Path, kind: str, feed: str) -> None:
     """A draft with weights near the target's accepts some and rejects some: every way back is taken."""
     path = write_nano(tmp_path / "draft.gguf", kind, seed=0 if kind == "hybrid" else 1)  # type: ignore[arg-type]
     model = LlamaModel(path, ModelOptions(threads=1))

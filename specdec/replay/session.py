@@ -135,7 +135,10 @@ class _Session:
 
 def confirm(replay: Replay, defaults: list[str], found: dict[str, Any]) -> str:
     """The live command that puts the prediction to the test: default and best on the same prompts."""
-    spec, words = replay.trace.header["spec"], ["specdec", "compare"]
+    from specdec.spec import RunSpec
+
+    default = RunSpec(target="").model_dump(mode="json")
+    spec, words = default | replay.trace.header["spec"], ["specdec", "compare"]
     settings = list(dict.fromkeys([*defaults, found["best"]["strategy"]]))
     words += ["--target", spec["target"], "--strategies", ",".join(settings)]
     for option in ("draft", "mtp_model"):
@@ -148,15 +151,12 @@ def confirm(replay: Replay, defaults: list[str], found: dict[str, Any]) -> str:
     for file in spec["prompt_files"]:
         words += ["--prompts", file]
     words += ["--limit", str(spec["limit"] or 0), "--n-predict", str(replay.plan.n_predict)]
-    words += _differing(spec)
+    words += _differing(spec, default)
     return shlex.join(words)
 
 
-def _differing(spec: dict[str, Any]) -> list[str]:
+def _differing(spec: dict[str, Any], default: dict[str, Any]) -> list[str]:
     """The recording's other options, where they differ from the defaults."""
-    from specdec.spec import RunSpec
-
-    default = RunSpec(target="x").model_dump(mode="json")
     words: list[str] = []
     flat = {k: (spec[k], default[k]) for k in ("seed", "ignore_eos", "thinking", "stop")}
     for group in ("sampling", "model"):
