@@ -25,7 +25,7 @@ SAMPLES, TOKENS = 10_000, 96
 def synthetic_run(results: Path) -> Path:
     """A finished run of 10,000 made-up generations."""
     rng = np.random.default_rng(0)
-    arms = [{"strategy": s, "rollback": "auto"} for s in ("none", "ngram-simple", "ngram-mod")]
+    arms = [{"engine": "specdec", "strategy": s, "rollback": "auto"} for s in ("none", "ngram-simple", "ngram-mod")]
     meta = {
         "labels": {"engine": "specdec", "label": "synthetic", "card": "none", "arm": "same split", "sampling": "greedy"},
         "arms": arms, "prompts": [], "model": {"file": "none", "description": "synthetic"},
@@ -36,7 +36,8 @@ def synthetic_run(results: Path) -> Path:
         for i in range(SAMPLES):
             seconds, steps = float(rng.uniform(4, 6)), TOKENS - 1
             sample = {
-                **arms[i % 3], "workload": f"w{i % 11}", "prompt": f"p{i // 3}", "turn": 0, "repeat": 0, "warmup": False,
+                **arms[i % 3], "workload": f"w{i % 11}", "prompt": f"p{i // 3}", "turn": 0, "repeat": 0,
+                "launch": 0, "warmup": False,
                 "status": "ok", "error": None, "token_ids": rng.integers(0, 150_000, TOKENS).tolist(), "text": "x" * 400,
                 "steps": {k: [0] * steps for k in ("drafted", "accepted", "wall_us", "verify_us")}
                 | {"rollback": [""] * steps, "note": [None] * steps},

@@ -22,7 +22,7 @@ from specdec.spec import make_spec
 from specdec.types import PHASES, Generation, Prompt
 
 ARMS = [
-    *(f"mtp(n_max={n})" for n in (1, 2, 3, 4)),
+    *(f"mtp(n_max={n}, feed={feed})" for n in (1, 2, 3, 4) for feed in ("together", "singly")),
     *(f'draft(model="{{draft}}", n_max={n}, feed={feed})' for n in (1, 3) for feed in ("together", "singly")),
 ]
 

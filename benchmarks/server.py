@@ -1,147 +1,72 @@
 """specdec over llama-server, the same strategy, files, prompts and lengths; interleaved prompt by prompt.
 
-    python benchmarks/server.py --llama-server PATH --target MODEL.gguf [--draft DRAFT.gguf] \
-        --strategies none,ngram-simple,ngram-mod,mtp --workloads code,chat [--limit 2] [--n-predict 96]
+    python benchmarks/server.py --target MODEL.gguf [--draft DRAFT.gguf] [--llama-server PATH] \
+        --strategies none,ngram-simple,ngram-mod,mtp --workloads code,chat [--limit 2] [--n-predict 96] [--rounds 1]
 
-llama-server runs on loopback with one slot and without prompt cache; its own `timings` give its speed. Greedy on both
-sides. Prints a ratio for each strategy: total tokens per second of specdec over llama-server's. Start-up is not timed.
+Both engines answer each prompt, taking turns to go first, from the same token ids, greedy, at full length; strategies
+keep what they learnt on both sides. llama-server's speed is by its own clock. Start-up is not timed. Prints a ratio for
+each strategy: total tokens per second of specdec over llama-server's, and the median over prompts.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import socket
 import statistics
-import subprocess
 import tempfile
-import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from time import sleep
 
-from specdec.decode import Decoder
-from specdec.demo import model_path
 from specdec.engine import Arm, Engine
-from specdec.llama.model import default_threads
-from specdec.registry import Planned, Registry
+from specdec.registry import Registry
+from specdec.server.engine import ServerEngine
+from specdec.server.process import find_binary
 from specdec.spec import RunSpec, make_spec
-from specdec.types import Prompt, TokenArray
+from specdec.types import Generation, Limits, Prompt, ServedGeneration
 from specdec.workloads import load_prompts, select
 
-FLAGS = {
-    "none": [],
-    "ngram-simple": ["--spec-type", "ngram-simple"],
-    "ngram-mod": ["--spec-type", "ngram-mod"],
-    "mtp": ["--spec-type", "draft-mtp"],
-    "draft": ["--spec-type", "draft-simple"],
-}
+PAUSE_S = 0.05
+"""Between two engines, so that the threads of one are asleep when the other begins."""
+
+Answer = Generation | ServedGeneration
 
 
-@dataclass(frozen=True)
-class Speed:
-    """Of one answer."""
-
-    tokens: int
-    seconds: float
-    drafted: int
-    accepted: int
+def ask(engine: Engine | ServerEngine, arm: Arm, prompt: Prompt, limits: Limits | None = None) -> Answer:
+    """The first answer to a prompt."""
+    sleep(PAUSE_S)
+    return next(iter(engine.answers(arm, prompt, limits)))[1]
 
 
-def flags(planned: Planned, draft: str) -> list[str]:
-    """llama-server's options for a strategy."""
-    name, options = planned.found.cls.name, dict(planned.call.options)
-    extra = ["--spec-draft-n-max", str(options.get("n_max", 3))] if name in ("mtp", "draft") else []
-    return [*FLAGS[name], *extra, *(["-md", str(model_path(draft))] if name == "draft" else [])]
+def drafts(answer: Answer) -> tuple[int, int]:
+    """(drafted, accepted)."""
+    if isinstance(answer, ServedGeneration):
+        return answer.drafted, answer.accepted
+    return sum(answer.steps.drafted), sum(answer.steps.accepted)
 
 
-@contextmanager
-def server(binary: str, spec: RunSpec, n_ctx: int, extra: list[str]) -> Iterator[str]:
-    """A running llama-server; yields its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    threads = str(spec.model.threads or default_threads())
-    command = [
-        binary,
-        "-m",
-        str(model_path(spec.target)),
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "-c",
-        str(n_ctx),
-        "-t",
-        threads,
-    ]
-    command += ["-tb", threads, "--parallel", "1", *extra]
-    with tempfile.TemporaryFile() as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
-        try:
-            yield _ready(f"http://127.0.0.1:{port}", process)
-        finally:
-            process.terminate()
-
-
-def _ready(address: str, process: subprocess.Popen[bytes]) -> str:
-    for _ in range(600):
-        if process.poll() is not None:
-            raise SystemExit(f"llama-server ended with {process.returncode}: {process.args}")
-        try:
-            with urllib.request.urlopen(f"{address}/health", timeout=2):
-                return address
-        except OSError:
-            time.sleep(0.2)
-    raise SystemExit("llama-server did not become healthy")
-
-
-def ask(address: str, ids: TokenArray, n_predict: int) -> Speed:
-    """One greedy completion by llama-server."""
-    body = {"prompt": ids.tolist(), "n_predict": n_predict, "temperature": 0, "cache_prompt": False, "ignore_eos": True}
-    request = urllib.request.Request(
-        f"{address}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=600) as answer:
-        timings: dict[str, Any] = json.load(answer)["timings"]
-    counts = timings.get("draft_n", 0), timings.get("draft_n_accepted", 0)
-    return Speed(timings["predicted_n"], timings["predicted_ms"] / 1000, *counts)
-
-
-def ours(engine: Engine, arm: Arm, spec: RunSpec, ids: TokenArray) -> Speed:
-    """One greedy completion by specdec; strategies keep their state from prompt to prompt, as llama-server's do."""
-    strategy = engine._strategy(arm)
-    decoder = Decoder(engine._context(arm), strategy, arm.rollback)
-    g = decoder.generate(ids, spec.limits, engine.sampling)
-    return Speed(len(g.token_ids), g.generation_s, sum(g.steps.drafted), sum(g.steps.accepted))
-
-
-def compare(binary: str, spec: RunSpec, engine: Engine, arm: Arm, prompts: list[Prompt]) -> None:
+def compare(engines: tuple[Engine, ServerEngine], arms: tuple[Arm, Arm], prompts: list[Prompt]) -> None:
     """Print the ratio for one strategy."""
-    n_ctx = int(engine.settings()["n_ctx"])  # type: ignore[call-overload]
-    pairs = []
-    with server(binary, spec, n_ctx, flags(arm.planned, spec.draft)) as address:
-        for i, prompt in enumerate(prompts):
-            ids = engine.tokens(prompt, prompt.messages[:1] if prompt.turns > 1 else prompt.messages)
-            both = [lambda ids=ids: ours(engine, arm, spec, ids), lambda ids=ids: ask(address, ids, spec.n_predict)]
-            if i == 0:
-                [run() for run in both]  # warm-up
-            results = [run() for run in (both if i % 2 else both[::-1])]
-            pairs.append(results if i % 2 else results[::-1])
-    total = [
-        [sum(getattr(p[k], f) for p in pairs) for f in ("tokens", "seconds", "drafted", "accepted")] for k in (0, 1)
-    ]
-    speed = [tokens / seconds for tokens, seconds, _, _ in total]
-    median = statistics.median((a.tokens / a.seconds) / (b.tokens / b.seconds) for a, b in pairs)
-    shown = [f"{s:.2f} tok/s ({t[3]} of {t[2]} accepted)" for s, t in zip(speed, total, strict=True)]
-    print(f"{arm.planned.label:18} specdec {shown[0]}, llama-server {shown[1]}: ratio {speed[0] / speed[1]:.3f},"
-          f" median of {len(pairs)} prompts {median:.3f}", flush=True)  # fmt: skip
+    for engine, arm in zip(engines, arms, strict=True):
+        ask(engine, arm, prompts[0], Limits(n_predict=32, ignore_eos=True))  # warm-up
+    pairs: list[tuple[Answer, ...]] = []
+    for i, prompt in enumerate(prompts):
+        both = list(zip(engines, arms, strict=True))
+        results = [ask(engine, arm, prompt) for engine, arm in (both if i % 2 else both[::-1])]
+        pairs.append(tuple(results if i % 2 else results[::-1]))
+    shown, speeds = [], []
+    for k in (0, 1):
+        speeds.append(sum(len(p[k].token_ids) for p in pairs) / sum(p[k].generation_s for p in pairs))
+        drafted, accepted = (sum(drafts(p[k])[i] for p in pairs) for i in (0, 1))
+        shown.append(f"{speeds[k]:.2f} tok/s ({accepted} of {drafted} accepted)")
+    ratios = [(len(a.token_ids) / a.generation_s) / (len(b.token_ids) / b.generation_s) for a, b in pairs]
+    same = sum(a.token_ids == b.token_ids for a, b in pairs)
+    print(f"{arms[0].planned.label:18} specdec {shown[0]}, llama-server {shown[1]}: ratio {speeds[0] / speeds[1]:.3f},"
+          f" median of {len(pairs)} prompts {statistics.median(ratios):.3f}, same text {same}", flush=True)  # fmt: skip
 
 
-def main() -> None:
+def options() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--llama-server", required=True)
+    parser.add_argument("--llama-server", default="")
     parser.add_argument("--target", required=True)
     parser.add_argument("--draft", default="")
     parser.add_argument("--strategies", default="ngram")
@@ -149,18 +74,39 @@ def main() -> None:
     parser.add_argument("--prompts", action="append", default=[])
     parser.add_argument("--limit", type=int, default=2)
     parser.add_argument("--n-predict", type=int, default=96)
-    args = parser.parse_args()
-    spec = make_spec(
-        target=args.target, draft=args.draft, strategies=args.strategies, n_predict=args.n_predict, ignore_eos=True
-    )
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--temp", type=float, default=None)
+    return parser.parse_args()
+
+
+def make(args: argparse.Namespace) -> RunSpec:
+    """The run that both engines are given."""
+    return make_spec(
+        target=args.target, draft=args.draft, strategies=args.strategies, n_predict=args.n_predict, ignore_eos=True,
+        carry_state=True, sampling={"temp": args.temp},
+    )  # fmt: skip
+
+
+def main() -> None:
+    args = options()
+    spec = make(args)
     planned = Registry().plan(spec.strategies, {"draft": {"model": spec.draft}})
     names = () if args.prompts else tuple(args.workloads.split(","))
     prompts = select(load_prompts(args.prompts), names, args.limit)
-    engine = Engine(spec, planned, print)
-    engine.fit(prompts)
-    for arm in engine.arms:
-        compare(args.llama_server, spec, engine, arm, prompts)
-    engine.close()
+    with tempfile.TemporaryDirectory() as logs:
+        ours = Engine(spec, planned, print)
+        theirs = ServerEngine(spec, planned, print, find_binary(args.llama_server), Path(logs))
+        try:
+            for engine in (ours, theirs):
+                engine.fit(prompts)
+            for arm in theirs.arms:
+                theirs.ready(arm)
+            mine = {arm.planned.label: arm for arm in ours.arms}
+            for arm in theirs.arms:
+                compare((ours, theirs), (mine[arm.planned.label], arm), prompts * args.rounds)
+        finally:
+            theirs.close()
+            ours.close()
 
 
 if __name__ == "__main__":

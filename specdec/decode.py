@@ -8,6 +8,7 @@ comes from the prefill. Time is booked by phase, and the phases of a generation 
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import replace
 from time import perf_counter
 
 import numpy as np
@@ -36,6 +37,10 @@ class Clock:
     """Books wall time by phase without gaps: each ``to`` books the time since the last one."""
 
     def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin again at zero, now."""
         self.seconds = dict.fromkeys(PHASES, 0.0)
         self.start = self._last = perf_counter()
 
@@ -87,9 +92,19 @@ class Decoder:
                 check_identity(done.value)
                 return done.value  # type: ignore[no-any-return]
 
-    def stream(self, prompt_ids: TokenArray, limits: Limits, sampling: Sampling) -> Generator[Step, None, Generation]:
-        """Generate, yielding each step; the generator's return value is the ``Generation``."""
-        return _Run(self, prompt_ids, limits, sampling).steps()
+    def stream(
+        self, prompt_ids: TokenArray, limits: Limits, sampling: Sampling, clock: Clock | None = None
+    ) -> Generator[Step, None, Generation]:
+        """Generate, yielding each step; the generator's return value is the ``Generation``.
+
+        ``clock`` is for callers that want the phases of each step: it is started again after the prefill.
+        """
+        return _Run(self, prompt_ids, limits, sampling, clock).steps()
+
+    def restored(self, held: TokenArray) -> None:
+        """The caller has put the target's memory back to exactly these tokens."""
+        self._rollback.restart(len(held))
+        self._held = held
 
     def _redecode(self, ids: TokenArray, start: int) -> None:
         self._target.decode(ids, start, "none")
@@ -98,9 +113,11 @@ class Decoder:
 class _Run:
     """One generation in progress."""
 
-    def __init__(self, decoder: Decoder, prompt_ids: TokenArray, limits: Limits, sampling: Sampling) -> None:
+    def __init__(
+        self, decoder: Decoder, prompt_ids: TokenArray, limits: Limits, sampling: Sampling, clock: Clock | None
+    ) -> None:
         self._began = perf_counter()
-        self._d, self._limits = decoder, limits
+        self._d, self._limits, self._clock = decoder, limits, clock or Clock()
         self._target, self._strategy = decoder._target, decoder._strategy
         self._n_prompt = len(prompt_ids)
         capacity = self._n_prompt + limits.n_predict
@@ -120,6 +137,7 @@ class _Run:
         self._chooser = Chooser(sampling, barred, limits.n_predict + 1)
         self._sampled = not sampling.greedy
         self._text = bytearray()
+        self._experts: list[list[int]] = []
         self._log = StepLog()
         self._stop, self._cut = "", 0
 
@@ -129,7 +147,9 @@ class _Run:
         prefill_began = perf_counter()
         row = self._prefill(reused)
         prefill_s = perf_counter() - prefill_began
-        clock = self._clock = Clock()
+        clock = self._clock
+        clock.restart()
+        self._target.take_experts()  # those of the prompt
         redecoded = self._d._rollback.n_redecoded
         self._emit([self._chooser.choose(row, 0)])
         clock.to("sample")
@@ -147,7 +167,7 @@ class _Run:
             text=self._text.decode("utf-8", "replace"),
             stop=self._stop,
             cut=self._cut,
-            steps=self._log,
+            steps=replace(self._log, experts=self._experts) if self._experts else self._log,
             prefill_s=prefill_s,
             ttft_s=ttft_s,
             generation_s=generation_s,
@@ -191,15 +211,18 @@ class _Run:
         clock.to("other")
         translated = self._strategy.translate_s
         draft = self._propose()
-        n_draft = len(draft)
+        n_draft = len(draft.token_ids)
         clock.to("propose")
-        clock.move("propose", "translate", self._strategy.translate_s - translated)
+        if self._strategy.translate_s != translated:
+            clock.move("propose", "translate", self._strategy.translate_s - translated)
         # 2. one target pass over the last token and the draft
         rollback.before_pass(n_draft)
-        clock.to("roll_back")
-        self._buffer[self._n : self._n + n_draft] = draft.token_ids
+        if n_draft:  # a step without a draft is kept short: after a pass the caches are cold, each call counts
+            clock.to("roll_back")
+            self._buffer[self._n : self._n + n_draft] = draft.token_ids
         logits = self._pass(start, self._n + n_draft, "all")
         verify_s = clock.to("verify")
+        experts = self._target.take_experts()
         # 3. accept
         accepted, bonus = self._verify(draft, logits)
         clock.to("sample")
@@ -210,7 +233,8 @@ class _Run:
             clock.to("catch_up")
         # 5. undo what was rejected; the bonus token is decoded by the next pass
         way = rollback.keep(kept, self._view)
-        clock.to("roll_back")
+        if way:
+            clock.to("roll_back")
         # 6. tell
         emitted = self._emit([*draft.token_ids[:accepted], bonus])
         accepted = min(accepted, len(emitted))  # what the target would have kept after its text's end is no gain
@@ -220,6 +244,8 @@ class _Run:
         self._strategy.accept(step)
         clock.to("propose")
         self._record(step, way, perf_counter() - began, verify_s)
+        if experts is not None:
+            self._experts.append(experts)
         return step
 
     def _propose(self) -> Draft:
@@ -239,6 +265,8 @@ class _Run:
 
     def _verify(self, draft: Draft, logits: FloatArray) -> tuple[int, int]:
         chooser, base = self._chooser, self._n - self._n_prompt
+        if not draft.token_ids:
+            return 0, chooser.choose(logits[0], base)
         if draft.probs is not None and self._sampled:
             return verify_by_rejection(
                 draft.token_ids,
@@ -275,7 +303,7 @@ class _Run:
 
     def _record(self, step: Step, way: str, wall_s: float, verify_s: float) -> None:
         log = self._log
-        log.drafted.append(len(step.draft))
+        log.drafted.append(len(step.draft.token_ids))
         log.accepted.append(step.accepted)
         log.wall_us.append(round(wall_s * 1e6))
         log.verify_us.append(round(verify_s * 1e6))

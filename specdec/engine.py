@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
+from specdec.arms import Arm, Attempt, do
+from specdec.conversation import fit_context, history, rounded, seeded
 from specdec.decode import Decoder
 from specdec.demo import model_path
 from specdec.errors import SpecdecError
@@ -24,23 +23,7 @@ from specdec.rollback import Mode, snapshots_for, snapshots_short_of
 from specdec.spec import RunSpec
 from specdec.strategy import Services, Strategy
 from specdec.target import Target
-from specdec.types import Generation, Limits, MemoryItem, Message, Prompt, Sampling, TokenArray
-
-
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """One thing that is compared: a strategy with a way of rolling back."""
-
-    planned: Planned
-    rollback: Mode
-    longest_draft: int
-    snapshots: int
-    hidden: bool = False
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """What rows and samples are grouped by."""
-        return self.planned.label, self.rollback
+from specdec.types import Generation, Limits, MemoryItem, Message, Prompt, TokenArray
 
 
 class Engine:
@@ -69,6 +52,11 @@ class Engine:
         announce(f"Loading {path.name} ({header.file_bytes / 1e9:.2f} GB)")
         self.model = LlamaModel(path, spec.model, mtp=any("mtp_layer" in p.needs for p in probes))
         announce(f"Loaded in {self.model.load_s:.1f} s: {self.model.description}, vocabulary {self.model.n_vocab:,}")
+        if spec.count_experts:
+            if not int(header.get("expert_count", 0)):
+                self.model.close()
+                raise SpecdecError("--count-experts: this model has no experts to count.", "Leave --count-experts out.")
+            announce("warning: counting experts slows every target pass: do not compare these times with other runs'")
         self.sampling = spec.resolve_sampling(self.model.recommended_sampling)
         self.arms = self._make_arms(planned, probes)
         self._strategies: dict[str, Strategy] = {}
@@ -102,27 +90,30 @@ class Engine:
             return self.model.tokenize(prompt.text)
         return self.model.chat(list(history), self._spec.thinking)
 
-    def fit(self, prompts: list[Prompt]) -> dict[str, int]:
-        """Choose or check the context length; returns the prompts' lengths in tokens (all user turns together)."""
-        lengths, needs = {}, {}
-        for prompt in prompts:
-            stand_in = [Message("assistant", "")] * (prompt.turns - 1)  # some templates insist on alternating roles
-            lengths[prompt.id] = len(self.tokens(prompt, history(prompt, stand_in)))
-            # Later turns of a conversation hold the earlier answers and their template's frame.
-            needs[prompt.id] = lengths[prompt.id] + prompt.turns * (self._spec.n_predict + 16 * (prompt.turns > 1))
-        worst = max(needs, key=needs.__getitem__)
-        asked, trained = self._spec.model.ctx_size, int(self.model.header.get("context_length", 0))
-        if asked and needs[worst] > asked:
-            raise SpecdecError(
-                f"prompt {worst} has {lengths[worst]:,} tokens and needs {needs[worst]:,} with --n-predict"
-                f" {self._spec.n_predict}: --ctx-size is {asked:,}.",
-                f"Use --ctx-size {needs[worst]}, a smaller --n-predict, or other --workloads.",
-            )
-        self._n_ctx = asked or _rounded(needs[worst])
-        if trained and self._n_ctx > trained:
-            warnings.warn(f"the context of {self._n_ctx:,} tokens exceeds the model's {trained:,}", stacklevel=2)
-        self._open_all()
+    def fit(self, prompts: list[Prompt], attempt: Attempt = do) -> dict[str, int]:
+        """Choose or check the context length, open every strategy, make each kind of context once.
+
+        Args:
+            attempt: is handed an arm and each thing that is opened for it; does it, or notes that it failed, or leaves
+                it undone (then it is done when the arm is first used).
+
+        Returns:
+            The prompts' lengths in tokens, all user turns together.
+        """
+        trained = int(self.model.header.get("context_length", 0))
+        self._n_ctx, lengths = fit_context(self._spec, prompts, self.tokens, trained)
+        self._open_all(attempt)
         return lengths
+
+    def ready(self, arm: Arm) -> None:
+        """Make the arm's context and open its strategy, unless they are there: whatever cannot work fails here."""
+        self._context(arm)
+        self._strategy(arm)
+
+    @property
+    def description(self) -> str:
+        """The target in llama.cpp's words, e.g. ``qwen2 1.5B Q4_K - Medium``."""
+        return self.model.description
 
     @property
     def card(self) -> str:
@@ -160,7 +151,7 @@ class Engine:
                 strategy = self._strategy(arm)
             if grows or not turn:
                 decoder = Decoder(self._spoken(self._context(arm), prompt), strategy, arm.rollback)
-            generation = decoder.generate(ids, limits, self._seeded(prompt, turn))
+            generation = decoder.generate(ids, limits, seeded(self.sampling, prompt, turn))
             yield turn, dataclasses.replace(generation, memory=tuple(self._memory(arm, strategy, generation)))
             answers.append(Message("assistant", generation.text))
 
@@ -169,7 +160,7 @@ class Engine:
         if not self._spec.synthetic:
             return self._watch(target)
         tokens = np.setdiff1d(np.arange(target.n_vocab, dtype=np.int32), list(target.end_of_text))
-        seed = self._seeded(prompt, 0).seed
+        seed = seeded(self.sampling, prompt, 0).seed
         return ForcedTarget(target, SyntheticAcceptance(self._spec.synthetic, target.n_ctx, tokens, seed))
 
     def discard(self, arm: Arm) -> None:
@@ -179,19 +170,16 @@ class Engine:
             strategy.close()
         self._close_context()
 
-    def _open_all(self) -> None:
-        """Open every strategy and make each kind of context once: what cannot work here is refused before anything runs."""
-        plain = self._context(self.arms[0])  # `none`: what one recurrent state costs is read off it
+    def _open_all(self, attempt: Attempt) -> None:
+        """Open every strategy and make each kind of context once: what cannot work here shows before anything runs."""
+        attempt(self.arms[0], lambda: self._context(self.arms[0]))  # `none`
         for arm in self.arms:
-            try:
-                self._strategy(arm)
-            except SpecdecError:
-                raise
-            except Exception as error:
-                raise SpecdecError(f"{arm.planned.label}: open() failed: {type(error).__name__}: {error}") from error
-        self.arms = [self._affordable(arm, plain.buffers) for arm in self.arms]
+            attempt(arm, lambda arm=arm: self._strategy(arm))  # type: ignore[misc]
+        if self._target is not None:  # what one recurrent state costs is read off plain decoding's context
+            plain = self._target.buffers
+            self.arms = [self._affordable(arm, plain) for arm in self.arms]
         for arm in sorted(self.arms, key=lambda a: (a.snapshots, a.hidden)):  # each kind of context once
-            self._context(arm)
+            attempt(arm, lambda arm=arm: self._context(arm))  # type: ignore[misc]
 
     def _affordable(self, arm: Arm, plain: list[MemoryItem]) -> Arm:
         """The arm, without snapshots where ``auto`` chose them and the memory that is left cannot hold them."""
@@ -223,7 +211,9 @@ class Engine:
         if self._target is None or self._shape != shape:
             self._close_context()
             longest = max(a.longest_draft for a in self.arms if (a.snapshots, a.hidden) == shape)
-            self._target, self._shape = LlamaTarget(self.model, self._n_ctx, arm.snapshots, longest, arm.hidden), shape
+            count = self._spec.count_experts
+            self._target = LlamaTarget(self.model, self._n_ctx, arm.snapshots, longest, arm.hidden, count_experts=count)
+            self._shape = shape
             self._target.warm_up()
             if self._target.memory.snapshots != arm.snapshots and arm.rollback == "snapshots":
                 raise SpecdecError(
@@ -237,7 +227,7 @@ class Engine:
         self._close_context()
         for slot in [s for s, strategy in self._strategies.items() if strategy.needs]:
             self._strategies.pop(slot).close()  # its own contexts are too short now
-        self._n_ctx = _rounded(tokens)
+        self._n_ctx = rounded(tokens)
         self._announce(f"The context grows to {self._n_ctx:,} tokens")
 
     def _close_context(self) -> None:
@@ -248,11 +238,6 @@ class Engine:
     def _slot(self, arm: Arm) -> str:
         """Arms of one strategy share an instance (a draft model is loaded once), unless they would share what it learnt."""
         return f"{arm.planned.label} {arm.rollback}" if self._spec.carry_state else arm.planned.label
-
-    def _seeded(self, prompt: Prompt, turn: int) -> Sampling:
-        """Each prompt and turn has random numbers of its own, the same for every strategy."""
-        name = hashlib.sha256(f"{self.sampling.seed}/{prompt.id}/{turn}".encode()).digest()
-        return dataclasses.replace(self.sampling, seed=int.from_bytes(name[:8], "little"))
 
     def _memory(self, arm: Arm, strategy: Strategy, generation: Generation) -> Iterator[MemoryItem]:
         """What the arm costs beyond plain decoding: the strategy's own items, snapshots, a checkpoint."""
@@ -266,20 +251,3 @@ class Engine:
             yield MemoryItem("target", "snapshots", memory.snapshots * state)
         if memory.snapshots < max(generation.steps.drafted, default=0):
             yield MemoryItem(device, "checkpoint", state)
-
-
-def _rounded(tokens: int) -> int:
-    """A context length that holds ``tokens``: at least 512, a multiple of 256 (llama.cpp pads to that)."""
-    return max(512, -(-tokens // 256) * 256)
-
-
-def history(prompt: Prompt, answers: list[Message]) -> tuple[Message, ...]:
-    """The conversation up to the next answer, with the answers so far in their places."""
-    messages: list[Message] = []
-    start = 0
-    for answer, stop in zip([*answers, None], prompt.asks, strict=False):
-        messages += prompt.messages[start:stop]
-        start = stop
-        if answer is not None:
-            messages.append(answer)
-    return tuple(messages)

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
+_MEMORY = re.compile(
+    r"out of memory|failed to allocate|unable to allocate|cannot allocate memory|bad_alloc|not enough memory", re.I
+)
+
 
 class SpecdecError(Exception):
     """A fault that the user can mend.
@@ -17,9 +23,26 @@ class SpecdecError(Exception):
         super().__init__(f"{self.what} {self.hint}".strip())
 
 
+class OutOfMemory(SpecdecError):
+    """RAM or VRAM did not suffice. Costs what asked for it, not the run."""
+
+
 class UnsafeRollback(SpecdecError):
     """A rollback was asked for that the target cannot serve without leaving a stale state."""
 
 
+class ServerDied(SpecdecError):
+    """A server ended that was to answer. ``log``: the last lines that it printed."""
+
+    def __init__(self, what: str, hint: str, log: list[str]) -> None:
+        super().__init__(what, hint)
+        self.log = log
+
+
 class BrokenGeneration(SpecdecError):
     """A generation whose counters contradict each other: stored as an error, never as a result."""
+
+
+def tells_of_memory(text: str) -> bool:
+    """Whether a log speaks of memory that could not be had (llama.cpp's, CUDA's and libc's words)."""
+    return _MEMORY.search(text) is not None

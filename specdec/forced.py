@@ -34,7 +34,7 @@ class ForcedTarget:
         self._target, self._source = target, source
         self.n_vocab, self.n_ctx, self.n_batch = target.n_vocab, target.n_ctx, target.n_batch
         self.end_of_text, self.memory = target.end_of_text, target.memory
-        self.piece, self.hidden_rows = target.piece, target.hidden_rows
+        self.piece, self.hidden_rows, self.take_experts = target.piece, target.hidden_rows, target.take_experts
 
     def decode(self, ids: TokenArray, start: int, outputs: Outputs) -> FloatArray:
         logits = self._target.decode(ids, start, outputs)

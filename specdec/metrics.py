@@ -6,54 +6,86 @@ Everything is derived on reading; undefined is None. Warm-ups and failures never
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from specdec.stats import Ratio, speed_ratio
+from specdec.stats import Estimate, judge, pair_generations
+from specdec.stats import estimate as estimate_ratio
+from specdec.stats.pairs import cell_of
 from specdec.store import Run, Sample
 from specdec.types import PHASES, Row
 
 ALL = "all"
 BASELINE = "none"
+ENGINE = "specdec"
 
 Group = list[Sample]
+Arm = tuple[str, str, str]
+"""Engine, strategy label, way of rolling back: what rows are keyed by, beside the workload."""
+
+
+def arm_of(sample: Sample) -> Arm:
+    """Whose generation this is. Samples of before there were several engines are specdec's."""
+    return sample.get("engine", ENGINE), sample["strategy"], sample["rollback"]
+
+
+def arms_of(run: Run) -> list[Arm]:
+    """What the run compares, in its order."""
+    return [(a.get("engine", ENGINE), a["strategy"], a["rollback"]) for a in run.meta["arms"]]
 
 
 def rows(run: Run) -> list[Row]:
-    """All rows of a run, workload by workload in the order of the run, ``all`` last."""
+    """All rows of a run, workload by workload in the order of the run, ``all`` last.
+
+    A strategy's baseline is the plain decoding of its own engine, or specdec's where that engine has none in this run.
+    """
     measured = [s for s in run.samples if not s["warmup"]]
-    groups: dict[tuple[str, str, str], Group] = defaultdict(list)
+    groups: dict[tuple[Arm, str], Group] = defaultdict(list)
     for sample in measured:
         for workload in (sample["workload"], ALL):
-            groups[sample["strategy"], sample["rollback"], workload].append(sample)
-    arms = [(a["strategy"], a["rollback"]) for a in run.meta["arms"]]
+            groups[arm_of(sample), workload].append(sample)
     workloads = [*dict.fromkeys(s["workload"] for s in measured), ALL]
-    out = []
+    arms = arms_of(run)
+    plain = {engine: arm for arm in arms for engine in (arm[0],) if arm[1] == BASELINE}
+    table, ratios = [], []
     for workload in workloads:
-        baseline = groups.get((BASELINE, "auto", workload), [])
-        out += [_row(run, arm, workload, groups.get((*arm, workload), []), baseline) for arm in arms]
-    return out
+        for arm in arms:
+            baseline = groups.get((plain.get(arm[0], (ENGINE, BASELINE, "auto")), workload), [])
+            row, ratio = _row(run, arm, workload, groups.get((arm, workload), []), baseline)
+            table.append(row)
+            ratios.append(ratio)
+    for row, verdict in zip(table, judge(ratios), strict=True):
+        row["verdict"] = verdict and verdict.text
+        row["p_value"], row["p_corrected"] = (verdict.p, verdict.p_corrected) if verdict else (None, None)
+    return table
 
 
-def _row(run: Run, arm: tuple[str, str], workload: str, group: Group, baseline: Group) -> Row:
+def _row(run: Run, arm: Arm, workload: str, group: Group, baseline: Group) -> tuple[Row, Estimate | None]:
+    """The row but for its verdict, which depends on the whole table, and the estimate that it rests on."""
     labels = run.meta["labels"]
     ok = [s for s in group if s["status"] == "ok"]
-    fixed = {"strategy": arm[0], "workload": workload, "rollback": arm[1]}
-    fixed |= {k: labels[k] for k in ("engine", "card", "arm", "label")}
+    base = [s for s in baseline if s["status"] == "ok"]
+    fixed = {"engine": arm[0], "strategy": arm[1], "workload": workload, "rollback": arm[2]}
+    fixed |= {k: labels[k] for k in ("card", "arm", "label")}
     counts = _counts(ok)
-    return {
+    ratio = _paired(ok, base, "generation_s")
+    row = {
         **fixed,
-        "status": _status(arm[0], group, ok, counts["drafted"]),
+        "status": _status(arm[1], group, ok, counts["drafted"]),
         "prompts": len({s["prompt"] for s in ok}),
         "generations": len(ok),
+        "launches": len({s.get("launch", 0) for s in ok}),
         "failures": dict(Counter(s["error"] for s in group if s["status"] != "ok")),
-        **_speeds(ok, baseline),
+        **_speeds(ok),
+        **_compared(ratio, _paired(ok, base, "end_to_end_s")),
         **counts,
         "memory_bytes": _memory(ok),
-        "text_differs": _text_differs(ok, baseline),
+        "text_differs": _text_differs(ok, base),
     }
+    return row, ratio
 
 
 def _status(strategy: str, group: Group, ok: Group, drafted: int) -> str:
@@ -64,10 +96,18 @@ def _status(strategy: str, group: Group, ok: Group, drafted: int) -> str:
     return "inactive" if not drafted and strategy != BASELINE else "ok"
 
 
+def draft_totals(sample: Sample) -> tuple[int, int]:
+    """(drafted, accepted) of a generation, from its steps or, where a server told totals alone, from those."""
+    steps = sample["steps"] or sample
+    return int(np.sum(steps["drafted"])), int(np.sum(steps["accepted"]))
+
+
 def _counts(ok: Group) -> dict[str, Any]:
     """Counters over all steps of all generations."""
-    drafted = np.array([d for s in ok for d in s["steps"]["drafted"]], np.int64)
-    accepted = np.array([a for s in ok for a in s["steps"]["accepted"]], np.int64)
+    if any(s["steps"] is None for s in ok):
+        return _totals(ok)
+    drafted = np.array([*chain.from_iterable(s["steps"]["drafted"] for s in ok)], np.int64)
+    accepted = np.array([*chain.from_iterable(s["steps"]["accepted"] for s in ok)], np.int64)
     drafting = drafted > 0
     steps, n_drafted, n_accepted = len(drafted), int(drafted.sum()), int(accepted.sum())
     return {
@@ -83,9 +123,38 @@ def _counts(ok: Group) -> dict[str, Any]:
         "conditional_acceptance": _conditional(drafted, accepted),
         "accepted_lengths": np.bincount(accepted[drafting]).tolist() if drafting.any() else [],
         "drafted_by": dict(
-            Counter(n for s in ok for n, d in zip(s["steps"]["note"], s["steps"]["drafted"], strict=True) if n and d)
+            Counter(
+                n
+                for s in ok
+                if any(s["steps"]["note"])
+                for n, d in zip(s["steps"]["note"], s["steps"]["drafted"], strict=True)
+                if n and d
+            )
         ),
     }
+
+
+def _totals(ok: Group) -> dict[str, Any]:
+    """The same of generations that come without steps: what only steps can tell is None."""
+    drafted, accepted = (sum(draft_totals(s)[i] for s in ok) for i in (0, 1))
+    steps = _known([s["target_passes"] for s in ok])
+    drafting = _known([s["n_drafting"] for s in ok])
+    return {
+        "drafted": drafted,
+        "accepted": accepted,
+        "target_passes": steps,
+        "drafting_steps": drafting,
+        "redecoded": None,
+        "acceptance_rate": _divide(accepted, drafted),
+        "mean_acceptance_length": steps and _divide(accepted + steps, steps),
+        "mean_acceptance_length_drafting": drafting and _divide(accepted + drafting, drafting),
+        **dict.fromkeys(("acceptance_by_position", "conditional_acceptance", "accepted_lengths", "drafted_by")),
+    }
+
+
+def _known(counts: list[int | None]) -> int | None:
+    """Their sum; None where one of them is not known."""
+    return None if None in counts else sum(c for c in counts if c is not None)
 
 
 def _by_position(drafted: npt.NDArray[np.int64], accepted: npt.NDArray[np.int64]) -> list[float]:
@@ -103,42 +172,45 @@ def _conditional(drafted: npt.NDArray[np.int64], accepted: npt.NDArray[np.int64]
     ]
 
 
-def _speeds(ok: Group, baseline: Group) -> dict[str, Any]:
+def _speeds(ok: Group) -> dict[str, Any]:
     ok = [s for s in ok if s["generation_s"] is not None]  # a replay without costs has counts alone
     first = [s["ttft_s"] for s in ok if s["ttft_s"] is not None]
     tokens, seconds = _total(ok, _tokens), _total(ok, _generation)
-    base = [s for s in baseline if s["status"] == "ok"]
-    ratio = _paired(ok, base, "generation_s")
-    end_to_end = _paired(ok, base, "end_to_end_s")
     return {
         "tok_s": _divide(tokens, seconds),
         "ttft_s": _divide(sum(first), len(first)),
-        "speedup": ratio and ratio.value,
-        "speedup_low": ratio and ratio.low,
-        "speedup_high": ratio and ratio.high,
-        "verdict": ratio and ratio.verdict,
-        "end_to_end_speedup": end_to_end and end_to_end.value,
-        "phase_seconds": {p: _total(ok, lambda s, p=p: s["phase_s"][p]) for p in PHASES} if ok else None,
+        "phase_seconds": _phases(ok),
     }
 
 
-def _paired(ok: Group, base: Group, clock: str) -> Ratio | None:
-    """Speed against the baseline's on the generations that both have, added up by prompt."""
-    if not ok or ok[0]["strategy"] == BASELINE:
+def _compared(ratio: Estimate | None, end_to_end: Estimate | None) -> dict[str, Any]:
+    """Against the baseline: the ratio of sums and the geometric mean of the prompts' ratios, each with its interval."""
+    low, high = (ratio and ratio.interval()) or (None, None)
+    mean_low, mean_high = (ratio and ratio.mean_interval()) or (None, None)
+    return {
+        "speedup": ratio and ratio.value,
+        "speedup_low": low,
+        "speedup_high": high,
+        "mean_speedup": ratio and ratio.mean,
+        "mean_speedup_low": mean_low,
+        "mean_speedup_high": mean_high,
+        "between_launches": ratio and ratio.between_launches,
+        "end_to_end_speedup": end_to_end and end_to_end.value,
+    }
+
+
+def _phases(ok: Group) -> dict[str, float] | None:
+    if not ok or any(s["phase_s"] is None for s in ok):
         return None
-    theirs = {_cell(s): s for s in base}
-    sums: dict[str, npt.NDArray[np.float64]] = {}
-    for s in ok:
-        b = theirs.get(_cell(s))
-        if b is not None and s[clock] and b[clock]:
-            pair = np.array([len(s["token_ids"]), s[clock], len(b["token_ids"]), b[clock]], np.float64)
-            sums[s["prompt"]] = sums.get(s["prompt"], np.zeros(4)) + pair
-    return speed_ratio(*np.array(list(sums.values())).T) if sums else None
+    return {p: _total(ok, lambda s, p=p: s["phase_s"][p]) for p in PHASES}
 
 
-def _cell(sample: Sample) -> tuple[str, int, int]:
-    """What pairs a strategy's generation with the baseline's."""
-    return sample["prompt"], sample["turn"], sample["repeat"]
+def _paired(ok: Group, base: Group, clock: str) -> Estimate | None:
+    """Speed against the baseline's on the generations that both have."""
+    if not ok or not base or arm_of(ok[0]) == arm_of(base[0]):
+        return None
+    pairs = pair_generations(ok, base, clock)
+    return None if pairs is None else estimate_ratio(pairs)
 
 
 def _memory(ok: Group) -> int | None:
@@ -148,8 +220,8 @@ def _memory(ok: Group) -> int | None:
 
 def _text_differs(ok: Group, baseline: Group) -> list[int] | None:
     """For each generation whose tokens are not the baseline's, the index of the first one that differs."""
-    plain = {_cell(s): s["token_ids"] for s in baseline if s["status"] == "ok"}
-    pairs = [(s["token_ids"], plain[_cell(s)]) for s in ok if _cell(s) in plain]
+    plain = {cell_of(s): s["token_ids"] for s in baseline}
+    pairs = [(s["token_ids"], plain[cell_of(s)]) for s in ok if cell_of(s) in plain]
     if not pairs:
         return None
     return [_first_difference(a, b) for a, b in pairs if a != b]

@@ -93,7 +93,11 @@ class Rollback:
 
     def forget(self) -> None:
         """The memory was cleared."""
-        self._end = 0
+        self.restart(0)
+
+    def restart(self, end: int) -> None:
+        """The memory holds ``end`` tokens that this account knows nothing about: none of them can be undone."""
+        self._end = end
         self._last = 0
         self._undone = True
         self._saved: int | None = None

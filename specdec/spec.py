@@ -79,17 +79,22 @@ class RunSpec(Checked):
     limit: int | None = Field(None, ge=1)
     n_predict: int = Field(256, ge=1)
     repeats: int = Field(1, ge=1)
+    launches: int = Field(1, ge=1)
     warmup: int = Field(1, ge=0)
     seed: int = Field(0, ge=0)
     ignore_eos: bool = False
     stop: tuple[str, ...] = ()
     thinking: bool = False
     carry_state: bool = False
+    count_experts: bool = False
     rollback: tuple[Mode, ...] = ("auto",)
     snapshots: int | None = Field(None, ge=0, le=256)
     synthetic: tuple[float, ...] = ()
     sampling: SamplingOptions = SamplingOptions()
     model: ModelOptions = ModelOptions()
+    engines: tuple[str, ...] = ("specdec",)
+    cell_timeout: float = Field(0.0, ge=0.0)
+    ram_limit: int = Field(0, ge=0)
 
     @property
     def limits(self) -> Limits:

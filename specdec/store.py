@@ -18,12 +18,12 @@ import orjson
 
 from specdec.errors import SpecdecError
 
-SCHEMA = 1
-"""Version of both files' layout (docs/results.md)."""
+SCHEMA = 2
+"""Version of both files' layout (docs/results.md). Version 1, without engines and launches, is read too."""
 
 Sample = dict[str, Any]
 
-_KEY = ("strategy", "rollback", "prompt", "turn", "repeat", "warmup")
+_KEY = ("engine", "strategy", "rollback", "prompt", "turn", "repeat", "launch", "warmup")
 """Names a generation; where one stands twice (a conversation run again after a kill), the later counts."""
 
 
@@ -113,12 +113,27 @@ def read_run(folder: Path) -> Run:
     except (OSError, orjson.JSONDecodeError) as error:
         raise SpecdecError(f"{folder / 'run.json'} cannot be read: {error}.", "Is this the folder of a run?") from error
     schema = meta.get("schema")
-    if schema != SCHEMA:
+    if schema not in (1, SCHEMA):
         raise SpecdecError(
-            f"{folder}: was written in schema {schema}, this specdec reads schema {SCHEMA}.", "Update specdec."
+            f"{folder}: was written in schema {schema}, this specdec reads schemas 1 to {SCHEMA}.", "Update specdec."
         )
-    latest = {tuple(s[k] for k in _KEY): s for s in _samples(folder / "samples.jsonl")}
+    samples = _samples(folder / "samples.jsonl")
+    if schema == 1:
+        meta, samples = _from_1(meta), map(_sample_from_1, samples)
+    latest = {tuple(s[k] for k in _KEY): s for s in samples}
     return Run(folder, meta, list(latest.values()))
+
+
+def _from_1(meta: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 knew one engine."""
+    arms = [{"engine": "specdec", **a} for a in meta.get("arms", [])]
+    return meta | {"schema": SCHEMA, "arms": arms}
+
+
+def _sample_from_1(sample: Sample) -> Sample:
+    """Version 1 knew one engine and one launch, and its ``at`` was a clock that other processes do not share. A run
+    that was resumed since holds lines of both versions."""
+    return sample if "engine" in sample else {"engine": "specdec", **sample, "launch": 0, "at": None, "machine": None}
 
 
 def _samples(path: Path) -> Iterator[Sample]:

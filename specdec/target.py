@@ -23,10 +23,10 @@ class TargetMemory(Protocol):
     def remove_from(self, position: int) -> bool:
         """Forget the tokens at ``position`` and later. True says only that llama.cpp did not refuse: see rollback.py."""
 
-    def save(self, on_device: bool) -> None:
-        """Keep a copy of the recurrent state (one copy; the latest wins)."""
+    def save(self, on_device: bool, slot: int = 0) -> None:
+        """Keep a copy of the recurrent state: one a slot, the latest wins; on the device there is one slot only."""
 
-    def restore(self) -> None:
+    def restore(self, slot: int = 0) -> None:
         """Put the saved recurrent state back. The KV cache's tail is still to be removed."""
 
     def checkpoint_bytes(self) -> int:
@@ -68,6 +68,9 @@ class Target(Protocol):
 
     def hidden_rows(self) -> FloatArray:
         """Hidden rows float32 [n, width] of the last decode's tokens, where the target was made to keep them."""
+
+    def take_experts(self) -> list[int] | None:
+        """Distinct experts of each layer since the last call; None where they are not counted."""
 
     def piece(self, token: int) -> bytes:
         """The bytes of a token, special tokens rendered as nothing."""

@@ -123,6 +123,8 @@ class StepLog:
     verify_us: list[int] = field(default_factory=list)
     rollback: list[str] = field(default_factory=list)
     note: list[str | None] = field(default_factory=list)
+    experts: list[list[int]] | None = None
+    """Where they were counted: distinct experts of each layer in each target pass."""
 
     def __len__(self) -> int:
         return len(self.drafted)
@@ -159,6 +161,38 @@ class Generation:
     n_redecoded: int = 0
     first_end_of_text: int | None = None
     memory: tuple[MemoryItem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ServedGeneration:
+    """One answer of a server, with what a server tells. Fields named as in ``Generation`` mean the same; None is what it
+    does not tell.
+
+    Args:
+        prefill_s, ttft_s, generation_s: by the server's own clock; end_to_end_s: by ours, request and answer included.
+        drafted, accepted: totals of the generation. Tokens of the last draft that a stop cut off count as accepted.
+        target_passes: steps; n_drafting of them verified a draft.
+    """
+
+    n_prompt: int
+    n_reused: int
+    token_ids: list[int]
+    text: str
+    stop: str
+    prefill_s: float
+    ttft_s: float
+    generation_s: float
+    end_to_end_s: float
+    drafted: int
+    accepted: int
+    target_passes: int | None
+    n_drafting: int | None
+    cut: int | None
+    steps: None = None
+    phase_s: None = None
+    n_redecoded: None = None
+    first_end_of_text: None = None
+    memory: None = None
 
 
 @dataclass(frozen=True, slots=True)

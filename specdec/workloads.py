@@ -79,6 +79,11 @@ def prompts_hash(prompts: list[Prompt]) -> str:
     return digest.hexdigest()
 
 
+def prompt_of(fields: dict[str, Any]) -> Prompt:
+    """A prompt from its own fields as JSON has them (``dataclasses.asdict``)."""
+    return Prompt(**fields | {"messages": tuple(Message(**m) for m in fields["messages"])})
+
+
 def _parse(text: str, origin: str) -> list[Prompt]:
     prompts = []
     for number, line in enumerate(text.split("\n"), 1):

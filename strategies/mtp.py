@@ -10,7 +10,7 @@ chained heads not 2 n). Heads that cannot draft, because n_max is below their nu
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from pydantic import Field
@@ -30,6 +30,7 @@ class Options(StrategyOptions):
     p_min: float = Field(0.0, ge=0.0, le=1.0, description="stop drafting below this probability")
     ubatch_size: int = Field(64, ge=1, le=4096, description="tokens that the layer computes at once; costs VRAM")
     model: str = Field("", description="a GGUF with the MTP layer alone; default: the target's own file")
+    feed: Literal["auto", "together", "singly"] = Field("auto", description="accepted tokens; auto: singly on a GPU")
 
 
 class Mtp(Strategy):
@@ -51,7 +52,7 @@ class Mtp(Strategy):
             self.needs = self.needs - {"mtp_layer"}
         self._context: Any = None
         self._own_model: Any = None
-        self._n_max, self._heads = self._o.n_max, 1
+        self._n_max, self._heads, self._at_once = self._o.n_max, 1, 0
         self._first, self._settled = 0, [0]
         self._ids: TokenArray = np.empty(0, np.int32)
         self._rows: FloatArray = np.empty((0, 0), np.float32)
@@ -79,7 +80,7 @@ class Mtp(Strategy):
             )
 
     def open(self, services: Services) -> None:
-        from specdec.llama.model import LlamaModel
+        from specdec.llama.model import LlamaModel, runs_on_gpu
         from specdec.llama.mtp import MtpContext
 
         model: Any = services.target_model
@@ -89,7 +90,10 @@ class Mtp(Strategy):
         else:
             self._weights = [MemoryItem("target", "weights", model.mtp_bytes)]
         self._plan(model.header)
-        self._context = MtpContext(model, services.n_ctx, self._o.ubatch_size, services.threads)
+        sizes = services.n_ctx, self._o.ubatch_size, services.threads
+        self._context = MtpContext(model, *sizes, on_device=self._o.p_min <= 0.0 and not self.tell_confidence)
+        singly = self._o.feed == "singly" or (self._o.feed == "auto" and runs_on_gpu(model.options))
+        self._at_once = self._n_max + 1 if singly and self._heads == 1 else 0
         self._restart()
 
     def close(self) -> None:
@@ -125,7 +129,7 @@ class Mtp(Strategy):
         most = min(self._n_max, max_tokens)
         while True:
             logits, row = self._next(context, tokens, rows)
-            token = int(logits.argmax())
+            token = self._context.likeliest()
             if self._o.p_min > 0.0 or self.tell_confidence:
                 confidence.append(top_probability(logits))
                 if confidence[-1] < self._o.p_min:
@@ -161,6 +165,10 @@ class Mtp(Strategy):
         self._context.keep(at)  # drop what earlier drafts and the other heads left; theirs is not lost, see decode
         ids = np.concatenate([context[at:], np.array(tokens, np.int32)])
         given = np.concatenate([self._rows[at - self._first :], *(row[None] for row in rows)])
+        if len(ids) <= self._at_once:  # one at a time: a CUDA graph is replayed while the shape stays the same
+            for i in range(len(ids) - 1):
+                self._context.decode(ids[i : i + 1], at + i, given[i : i + 1], output=True)
+            ids, given, at = ids[-1:], given[-1:], at + len(ids) - 1
         result = self._context.decode(ids, at, given, output=True, head=head)
         self._settled[head] = length
         return result

@@ -95,16 +95,15 @@ class TestSeparateFile:
         self, nano_hybrid: Path, parts: tuple[Path, Path], tmp_path: Path
     ) -> None:
         data = parts[0].read_bytes()
-        for key, value, said in (
-            (b"embedding_length", 128, "the width is 128 in the target, 129 there"),
-            (b"block_count", 5, "the number of layers is 4 in the target, 5 there"),
+        for key, value, said, first in (
+            (b"embedding_length", 128, "the width is 128 in the target, 129 there", b"blk.4."),
+            (b"block_count", 5, "the number of layers is 4 in the target, 5 there", b"blk.5."),
         ):
             old = key + (4).to_bytes(4, "little") + value.to_bytes(4, "little")
             assert data.count(old) == 1
+            new = old[:-4] + (value + 1).to_bytes(4, "little")
             path = tmp_path / "other.gguf"
-            path.write_bytes(
-                data.replace(old, old[:-4] + (value + 1).to_bytes(4, "little")).replace(b"blk.4.", b"blk.5.")
-            )
+            path.write_bytes(data.replace(old, new).replace(b"blk.4.", first))
             with pytest.raises(SpecdecError, match=said):
                 build(f'mtp(model="{path}")').check(read_header(nano_hybrid))
 

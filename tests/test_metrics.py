@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from specdec.metrics import rows
-from specdec.stats import speed_ratio
 from specdec.store import Run, Sample
 from specdec.types import PHASES, Row
 
@@ -18,6 +16,7 @@ def sample(strategy: str, prompt: str, drafted: list[int], accepted: list[int], 
     n = 1 + sum(a + 1 for a in accepted)
     fields: Sample = {
         "strategy": strategy, "rollback": "auto", "workload": "w", "prompt": prompt, "turn": 0, "repeat": 0,
+        "engine": "specdec", "launch": 0,
         "warmup": False, "status": "ok", "error": None, "token_ids": list(range(n)), "generation_s": seconds,
         "end_to_end_s": seconds + 1.0, "ttft_s": 1.0, "phase_s": dict.fromkeys(PHASES, seconds / len(PHASES)),
         "steps": {"drafted": drafted, "accepted": accepted, "note": [None] * len(drafted)}, "memory": [], "n_redecoded": 0,
@@ -26,7 +25,9 @@ def sample(strategy: str, prompt: str, drafted: list[int], accepted: list[int], 
 
 
 def run_of(*samples: Sample) -> Run:
-    arms = [{"strategy": s, "rollback": "auto"} for s in dict.fromkeys(s["strategy"] for s in samples)]
+    arms = [
+        {"engine": "specdec", "strategy": s, "rollback": "auto"} for s in dict.fromkeys(s["strategy"] for s in samples)
+    ]
     labels = {"engine": "specdec", "label": "real", "card": "CPU", "arm": "same split"}
     return Run(Path("x"), {"run_id": "x", "status": "finished", "labels": labels, "arms": arms}, list(samples))
 
@@ -77,7 +78,16 @@ def test_warm_ups_and_failures_never_enter_a_figure() -> None:
 
 
 def test_only_failures() -> None:
-    failed = {"strategy": "s", "rollback": "auto", "workload": "w", "prompt": "a", "turn": 0, "repeat": 0}
+    failed = {
+        "engine": "specdec",
+        "launch": 0,
+        "strategy": "s",
+        "rollback": "auto",
+        "workload": "w",
+        "prompt": "a",
+        "turn": 0,
+        "repeat": 0,
+    }
     got = row(run_of(plain("a", 5, 6.0), {**failed, "warmup": False, "status": "error", "error": "boom"}), "s")
     assert (got["status"], got["tok_s"], got["speedup"], got["phase_seconds"]) == ("error", None, None, None)
 
@@ -110,46 +120,108 @@ def test_workloads_in_order_and_all_last() -> None:
     assert [r["workload"] for r in rows(run)] == ["z", "y", "all"]
 
 
-class TestStatistics:
-    def test_one_prompt_has_no_interval(self) -> None:
-        one = np.array([10.0])
-        got = speed_ratio(one, one / 2, one, one)
-        assert (got.value, got.low, got.high, got.verdict) == (2.0, None, None, "cannot tell")
+def test_launches_are_paired_and_counted() -> None:
+    """Each launch against its own baseline: launch 1 was twice as slow for both."""
+    both = [
+        s
+        for p in "abcde"
+        for x in (0, 1, 2)
+        for s in (
+            plain(p, 9, 10.0 * (x + 1), launch=x),
+            sample("s", p, [0] * 9, [0] * 9, 5.0 * (x + 1), launch=x),
+        )
+    ]
+    got = row(run_of(*both), "s")
+    assert (got["launches"], got["generations"], got["prompts"]) == (3, 15, 5)
+    assert got["speedup"] == pytest.approx(2.0)
+    assert got["between_launches"] == 0
+    alone = [s for s in both if s["strategy"] == "none" or s["launch"] == 2]
+    assert row(run_of(*alone), "s")["speedup"] == pytest.approx(2.0), "the baseline's other launches do not count"
 
-    @pytest.mark.parametrize(
-        ("factor", "noise", "n", "verdict"),
-        [
-            (1.3, 0.02, 20, "faster"),
-            (0.8, 0.02, 20, "slower"),
-            (1.0, 0.005, 20, "equal within 2 %"),
-            (1.0, 0.3, 10, "no difference shown"),
-            (1.3, 0.02, 3, "cannot tell"),
-        ],
-    )
-    def test_verdicts(self, factor: float, noise: float, n: int, verdict: str) -> None:
-        rng = np.random.default_rng(1)
-        tokens, base = np.full(n, 100.0), rng.uniform(1, 9, n)
-        seconds = base / factor * np.exp(noise * rng.standard_normal(n))
-        got = speed_ratio(tokens, seconds, tokens, base)
-        assert got.verdict == verdict
-        assert got.low is not None
-        assert got.high is not None
-        assert got.low <= got.value <= got.high
 
-    def test_prompts_of_very_different_speed_cancel(self) -> None:
-        """Paired: what a prompt does to both does not widen the interval."""
-        base = np.array([1.0, 100.0, 3.0, 50.0, 9.0, 70.0])
-        got = speed_ratio(np.full(6, 10.0), base / 1.1, np.full(6, 10.0), base)
-        assert got.low == pytest.approx(1.1)
-        assert got.high == pytest.approx(1.1)
+def test_mean_and_sum_differ_where_prompts_do() -> None:
+    ours = [sample("s", "a", [0] * 9, [0] * 9, 0.5), sample("s", "b", [0] * 9, [0] * 9, 18.0)]
+    run = run_of(plain("a", 9, 1.0), plain("b", 9, 9.0), *ours)
+    got = row(run, "s")
+    assert got["speedup"] == pytest.approx(10 / 18.5)
+    assert got["mean_speedup"] == pytest.approx(1.0)
+    assert got["mean_speedup_low"] < 1 < got["mean_speedup_high"]
 
-    def test_the_interval_covers(self) -> None:
-        """95 % intervals of a known ratio cover it in about 95 of 100 simulations."""
-        rng, covered = np.random.default_rng(3), 0
-        for _ in range(300):
-            base = rng.uniform(1, 9, 30)
-            seconds = base / 1.05 * np.exp(0.1 * rng.standard_normal(30))
-            got = speed_ratio(np.full(30, 50.0), seconds, np.full(30, 50.0), base)
-            # Speed is over sums of seconds: the known ratio is 1.05 over the mean of the noise.
-            covered += float(got.low or 0) <= 1.05 / np.exp(0.005) <= float(got.high or 9)
-        assert 0.88 <= covered / 300 <= 0.99
+
+def test_an_engine_has_its_own_baseline_where_it_ran_one() -> None:
+    other = {"engine": "llama-server"}
+    samples = [
+        plain("a", 9, 10.0), sample("s", "a", [0] * 9, [0] * 9, 5.0),
+        sample("s", "a", [0] * 9, [0] * 9, 4.0, **other),
+    ]  # fmt: skip
+    run = run_of(*samples)
+    run.meta["arms"].append({"strategy": "s", "rollback": "auto", "engine": "llama-server"})
+    speedups = {r["engine"]: r["speedup"] for r in rows(run) if (r["workload"], r["strategy"]) == ("all", "s")}
+    assert speedups == {"specdec": pytest.approx(2.0), "llama-server": pytest.approx(2.5)}
+    run.samples.append(plain("a", 9, 20.0, **other))
+    run.meta["arms"].append({"strategy": "none", "rollback": "auto", "engine": "llama-server"})
+    got = {(r["engine"], r["strategy"]): r["speedup"] for r in rows(run) if r["workload"] == "all"}
+    assert got["llama-server", "s"] == pytest.approx(5.0)
+    assert got["llama-server", "none"] is None
+    assert got["specdec", "s"] == pytest.approx(2.0)
+
+
+def test_verdicts_allow_for_the_whole_table() -> None:
+    """The same effect, alone and among many strategies that do nothing."""
+
+    def table(others: int) -> Row:
+        factors = {
+            "s": [1.04, 1.05, 1.10, 1.02, 1.06, 1.09],
+            **{f"o{i}": [1.1, 0.9, 1.2, 0.8, 1.0, 1.01] for i in range(others)},
+        }
+        samples = [plain(p, 9, 10.0) for p in "abcdef"]
+        samples += [
+            sample(name, p, [0] * 9, [0] * 9, 10.0 / f)
+            for name, of in factors.items()
+            for p, f in zip("abcdef", of, strict=True)
+        ]
+        return row(run_of(*samples), "s")
+
+    alone, among = table(0), table(20)
+    assert (alone["verdict"], among["verdict"]) == ("faster", "no difference shown")
+    assert alone["p_value"] == among["p_value"] < among["p_corrected"]
+    assert among["speedup_low"] > 1
+
+
+def served(strategy: str, prompt: str, drafted: int, accepted: int, passes: int | None, seconds: float) -> Sample:
+    """A sample of an engine that tells totals alone."""
+    told = {"drafted": drafted, "accepted": accepted, "target_passes": passes, "n_drafting": 2 if drafted else 0}
+    unknown = dict.fromkeys(("steps", "phase_s", "memory", "n_redecoded"))
+    return sample(strategy, prompt, [], [], seconds, token_ids=list(range(9))) | told | unknown
+
+
+def test_totals_without_steps_give_rates_and_null_for_what_only_steps_tell() -> None:
+    base = [served("none", p, 0, 0, 8, 8.0) for p in "ab"]
+    run = run_of(*base, served("s", "a", 6, 4, 4, 4.0), served("s", "b", 4, 3, 5, 4.0))
+    got = row(run, "s")
+    assert (got["drafted"], got["accepted"], got["target_passes"], got["drafting_steps"]) == (10, 7, 9, 4)
+    assert got["acceptance_rate"] == 0.7
+    assert got["mean_acceptance_length"] == pytest.approx(16 / 9)
+    assert got["mean_acceptance_length_drafting"] == pytest.approx(11 / 4)
+    assert got["speedup"] == pytest.approx(2.0)
+    for key in ("acceptance_by_position", "conditional_acceptance", "accepted_lengths", "drafted_by", "redecoded"):
+        assert got[key] is None, key
+    assert got["phase_seconds"] is got["memory_bytes"] is None
+    plain = row(run, "none")
+    assert (plain["acceptance_rate"], plain["mean_acceptance_length"]) == (None, 1.0)
+
+
+def test_a_pass_count_that_one_sample_lacks_is_unknown_for_the_row() -> None:
+    got = row(run_of(served("none", "a", 0, 0, 8, 8.0), served("s", "a", 6, 4, None, 4.0)), "s")
+    assert (got["target_passes"], got["mean_acceptance_length"], got["acceptance_rate"]) == (None, None, 4 / 6)
+
+
+def test_tables_of_totals_show_na() -> None:
+    from specdec.report.tables import as_text
+
+    run = run_of(served("none", "a", 0, 0, 8, 8.0), served("s", "a", 6, 4, None, 4.0))
+    run.meta.update(prompts=[{}], model={"file": "m", "description": "d"}, spec={"n_predict": 8}, cells=2)
+    run.meta.update(context={"threads": 1, "n_ctx": 512})
+    run.meta["labels"]["sampling"] = "greedy"
+    line = next(line for line in as_text(run).split("Drafting\n")[1].splitlines() if " s " in line)
+    assert line.split()[1:] == ["67%", "n/a", "n/a", "n/a", "n/a"]

@@ -30,11 +30,12 @@ def hybrid(nano_hybrid: Path) -> LlamaModel:
     return LlamaModel(nano_hybrid, ModelOptions(threads=1), mtp=True)
 
 
+@pytest.mark.parametrize("feed", ["together", "singly"])
 @pytest.mark.parametrize(("mode", "snapshots"), [("snapshots", 4), ("checkpoint", 0)])
-def test_mtp_drafts_as_a_naive_computation(hybrid: LlamaModel, mode: Mode, snapshots: int) -> None:
+def test_mtp_drafts_as_a_naive_computation(hybrid: LlamaModel, mode: Mode, snapshots: int, feed: str) -> None:
     for prompt in (PROMPT, PROMPT[:3]):
-        first = len(recorded(build("mtp(n_max=4)"), hybrid, mode, snapshots, [PROMPT[:20]]))
-        seen = recorded(build("mtp(n_max=4)"), hybrid, mode, snapshots, [PROMPT[:20], prompt])[first:]
+        first = len(recorded(build(f"mtp(n_max=4, feed={feed})"), hybrid, mode, snapshots, [PROMPT[:20]]))
+        seen = recorded(build(f"mtp(n_max=4, feed={feed})"), hybrid, mode, snapshots, [PROMPT[:20], prompt])[first:]
         for context, draft in seen[::9] + seen[-2:]:
             assert draft == naive_mtp(hybrid, context, len(draft), len(prompt))
 

@@ -8,12 +8,13 @@ import orjson
 import pytest
 
 from specdec.errors import SpecdecError
+from specdec.metrics import rows
 from specdec.store import create, find_run, read_run, reopen
 
 
 def sample(n: int) -> dict[str, object]:
-    head = {"strategy": "none", "rollback": "auto", "prompt": f"p{n}", "turn": 0, "repeat": 0, "warmup": False}
-    return head | {"status": "ok", "n": n}
+    head = {"engine": "specdec", "strategy": "none", "rollback": "auto", "prompt": f"p{n}", "turn": 0, "repeat": 0}
+    return head | {"launch": 0, "warmup": False, "status": "ok", "n": n}
 
 
 @pytest.fixture
@@ -57,8 +58,34 @@ def test_damage_in_the_middle_is_named(run: Path) -> None:
 def test_another_schema_is_refused(run: Path) -> None:
     meta = orjson.loads((run / "run.json").read_bytes()) | {"schema": 0}
     (run / "run.json").write_bytes(orjson.dumps(meta))
-    with pytest.raises(SpecdecError, match="written in schema 0, this specdec reads schema 1"):
+    with pytest.raises(SpecdecError, match="written in schema 0, this specdec reads schemas 1 to 2"):
         read_run(run)
+
+
+def test_version_1_is_read_as_one_engine_and_one_launch(run: Path) -> None:
+    """Also where the run was resumed since: its file then holds lines of both versions."""
+    meta = orjson.loads((run / "run.json").read_bytes()) | {
+        "schema": 1,
+        "arms": [{"strategy": "none", "rollback": "auto"}],
+    }
+    (run / "run.json").write_bytes(orjson.dumps(meta))
+    old = {k: v for k, v in sample(7).items() if k not in ("engine", "launch")} | {"at": 12.5}
+    with open(run / "samples.jsonl", "ab") as file:
+        file.write(orjson.dumps(old) + b"\n")
+    got = read_run(run)
+    assert got.meta["schema"] == 2
+    assert got.meta["arms"] == [{"engine": "specdec", "strategy": "none", "rollback": "auto"}]
+    assert [(s["engine"], s["launch"]) for s in got.samples] == [("specdec", 0)] * 3
+    assert got.samples[-1]["at"] is None, "a clock of another process says nothing"
+
+
+def test_the_reference_runs_are_read() -> None:
+    folders = [f.parent for f in (Path(__file__).resolve().parent.parent / "results").glob("*/*/run.json")]
+    assert folders
+    for folder in folders:
+        got = read_run(folder)
+        assert {s["engine"] for s in got.samples} == {"specdec"}
+        assert rows(got)
 
 
 def test_no_run_json(tmp_path: Path) -> None:

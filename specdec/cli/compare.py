@@ -30,8 +30,11 @@ def compare(
     limit: o.Limit = 5,
     n_predict: o.NPredict = 256,
     repeats: o.Repeats = 1,
+    launches: o.Launches = 1,
     warmup: o.Warmup = 1,
     seed: o.Seed = 0,
+    cell_timeout: o.CellTimeout = 0.0,
+    ram_limit: o.RamLimit = 0,
     results: o.Results = o.DEFAULT_RESULTS,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the cells and the time they will take; run nothing.")
@@ -46,6 +49,7 @@ def compare(
     stop: o.Stop = [],  # noqa: B006
     thinking: o.Thinking = False,
     carry_state: o.CarryState = False,
+    count_experts: o.CountExperts = False,
     sampling: o.SamplingMode = "greedy",
     temp: o.Temp = None,
     top_k: o.TopK = None,
@@ -86,14 +90,18 @@ def compare(
         limit=limit or None,
         n_predict=n_predict,
         repeats=repeats,
+        launches=launches,
         warmup=warmup,
         seed=seed,
+        cell_timeout=cell_timeout,
+        ram_limit=ram_limit,
         rollback=split(rollback) or ("auto",),
         snapshots=snapshots,
         ignore_eos=ignore_eos,
         stop=tuple(stop),
         thinking=thinking,
         carry_state=carry_state,
+        count_experts=count_experts,
         sampling={"sampling": sampling, "temp": temp, "top_k": top_k, "top_p": top_p, "min_p": min_p},
         model={
             "gpu_layers": gpu_layers,
@@ -134,11 +142,13 @@ def compare(
 def resume(
     run: Annotated[str, typer.Argument(help="An interrupted run: its folder, its id, or `latest`.")],
     results: o.Results = o.DEFAULT_RESULTS,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run cells that failed once more.")] = False,
     json: Json = False,
 ) -> None:
     """Finish an interrupted run, in the same order and with the same seed."""
     from specdec import runner, store
     from specdec.cli.progress import watched
+    from specdec.errors import SpecdecError
 
     found = store.read_run(store.find_run(run, results))
     if "trace" in found.meta:
@@ -146,8 +156,10 @@ def resume(
 
         replay.finish(found, json)
         return
+    if found.meta["kind"] != "compare":
+        raise SpecdecError(f"{found.folder} is a {found.meta['kind']}: it cannot be resumed.", "Take it again.")
     with watched() as observer:
-        folder = runner.resume(found, observer)
+        folder = runner.resume(found, observer, retry_failed)
     _print(folder, json)
 
 
@@ -157,9 +169,11 @@ def _dry_run(spec: RunSpec) -> None:
 
     with watched() as observer:
         plan = runner.prepare(spec, observer)
-        seconds = runner.estimate_seconds(plan, spec)
-        plan.engine.close()
-    for arm in plan.engine.arms:
+        try:
+            seconds = runner.estimate_seconds(plan)
+        finally:
+            plan.supervisor.kill()
+    for arm in plan.arms:
         snapshots = f", {arm.snapshots} snapshots" if arm.snapshots else ""
         typer.echo(f"{arm.planned.label}: rollback {arm.rollback}{snapshots}, drafts of up to {arm.longest_draft}")
     by_workload: dict[str, list[int]] = {}

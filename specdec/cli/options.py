@@ -34,6 +34,24 @@ PromptFiles = Annotated[list[str], typer.Option("--prompts", help="Your own prom
 Limit = Annotated[int, typer.Option("--limit", help="Prompts a workload; 0 for all.")]
 NPredict = Annotated[int, typer.Option("--n-predict", "-n", help="Most tokens of an answer.")]
 Repeats = Annotated[int, typer.Option("--repeats", help="Generations of each prompt under each strategy.")]
+Launches = Annotated[
+    int, typer.Option("--launches", help="Repeat everything in so many fresh processes, the model loaded anew in each.")
+]
+CellTimeout = Annotated[
+    float, typer.Option("--cell-timeout", help="Seconds after which a generation counts as hung; 0: by measured speed.")
+]
+RamLimit = Annotated[
+    int,
+    typer.Option("--ram-limit", help="MiB of RAM for a worker process beside file-mapped weights; 0: what is free."),
+]
+Quick = Annotated[
+    bool,
+    typer.Option(
+        "--quick",
+        help="Answers of 64 tokens, prompts one after another until on or off and the best strategy are settled, or 5"
+        " minutes have passed. Right 9 times in 10; without it the whole set runs.",
+    ),
+]
 Warmup = Annotated[int, typer.Option("--warmup", help="Warm-up prompts under each strategy; stored, never counted.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of sampling.")]
 RollbackModes = Annotated[
@@ -53,6 +71,10 @@ Stop = Annotated[list[str], typer.Option("--stop", help="Stop at this string (re
 Thinking = Annotated[bool, typer.Option("--thinking/--no-thinking", help="Let the chat template switch thinking on.")]
 CarryState = Annotated[
     bool, typer.Option("--carry-state", help="Strategies keep what they learnt from prompt to prompt.")
+]
+
+CountExperts = Annotated[
+    bool, typer.Option("--count-experts", help="Store the distinct experts of each layer and pass; slows passes.")
 ]
 
 SamplingMode = Annotated[str, typer.Option("--sampling", help="greedy, or model: what the GGUF recommends.")]

@@ -33,7 +33,7 @@ def replay(
         typer.Option("--search", help="Find the best setting; options that are not given take values worth trying."),
     ] = False,
     costs: Annotated[
-        str, typer.Option("--costs", help="Predict speed: a compare run's folder, or a file of costs.")
+        str, typer.Option("--costs", help="Predict speed: the folder of a profile or of a compare run, or a file.")
     ] = "",
     trials: Annotated[int, typer.Option("--trials", help="Settings that a search tries; 0: all, or 1000.")] = 0,
     held_out: Annotated[float, typer.Option("--held-out", help="Share of prompts kept out of the choice.")] = 0.25,

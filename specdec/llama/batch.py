@@ -29,20 +29,25 @@ class Batch:
         self._positions: Any = np.ctypeslib.as_array(batch.pos, (size,))
         self._wanted: Any = np.ctypeslib.as_array(batch.logits, (size,))
         self._counting = np.arange(size, dtype=np.int32)
+        # A single token is the most frequent batch: plain memory is written in a tenth of the time of NumPy's slices.
+        self._first: Any = (batch.token, batch.pos, batch.logits)
         for i in range(size):
             batch.n_seq_id[i] = 1
             batch.seq_id[i][0] = 0
 
     def fill(self, ids: TokenArray, start: int, outputs: Outputs) -> None:
         """Hold ``ids`` at positions start, start+1, ... with logits where asked."""
-        n = len(ids)
+        n = self.handle.n_tokens = len(ids)
+        if n == 1:
+            tokens, positions, wanted = self._first
+            tokens[0], positions[0], wanted[0] = int(ids[0]), start, outputs != "none"
+            return
         self._tokens[:n] = ids
         self._positions[:n] = self._counting[:n]
         self._positions[:n] += start
         self._wanted[:n] = 1 if outputs == "all" else 0
         if outputs == "last":
             self._wanted[n - 1] = 1
-        self.handle.n_tokens = n
 
     def close(self) -> None:
         """Free it, but not the rows, which are not llama.cpp's."""

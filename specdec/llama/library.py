@@ -14,6 +14,7 @@ import subprocess
 import sys
 import warnings
 from collections import deque
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -40,14 +41,19 @@ class LogCapture:
         self.lines: deque[tuple[str, str]] = deque(maxlen=size)
         self._partial = ""
         self._level = "info"
+        self.echo: Callable[[str], None] | None = None
+        """Where set, takes each line as it comes: a crash would take ``lines`` along."""
 
     def write(self, level: int, text: str) -> None:
         """Take a piece of log; pieces are joined to lines."""
         if level != _CONTINUATION:
             self._level = _LEVELS.get(level, "info")
         *whole, self._partial = (self._partial + text).split("\n")
-        if self._level != "debug":
-            self.lines.extend((self._level, line) for line in whole if line.strip())
+        for line in whole if self._level != "debug" else []:
+            if line.strip():
+                self.lines.append((self._level, line))
+                if self.echo is not None:
+                    self.echo(line)
 
     def clear(self) -> None:
         """Forget what came before."""

@@ -20,28 +20,28 @@ class LlamaMemory:
         self._memory = lib.llama_get_memory(context)
         self.recurrent = recurrent
         self.snapshots = int(lib.llama_n_rs_seq(context))
-        self._buffer: Any = (ctypes.c_uint8 * 0)()
-        self._saved = (0, 0)  # flags, bytes
+        self._saved: dict[int, tuple[Any, int, int]] = {}  # slot: buffer, flags, bytes
 
     def remove_from(self, position: int) -> bool:
         """``llama_memory_seq_rm``; its True does not mean that the state is right (rollback.py)."""
         return bool(self._lib.llama_memory_seq_rm(self._memory, _SEQUENCE, position, -1))
 
-    def save(self, on_device: bool) -> None:
+    def save(self, on_device: bool, slot: int = 0) -> None:
         """Copy the recurrent state: on the device, or into a host buffer that is kept and reused."""
         flags = _PARTIAL_ONLY | (_ON_DEVICE if on_device else 0)
         size = self._lib.llama_state_seq_get_size_ext(self._context, _SEQUENCE, flags)
-        if size > len(self._buffer):
-            self._buffer = (ctypes.c_uint8 * size)()
-        written = self._lib.llama_state_seq_get_data_ext(self._context, self._buffer, size, _SEQUENCE, flags)
+        buffer = self._saved[slot][0] if slot in self._saved else b""
+        if size > len(buffer):
+            buffer = (ctypes.c_uint8 * size)()
+        written = self._lib.llama_state_seq_get_data_ext(self._context, buffer, size, _SEQUENCE, flags)
         if written == 0:
             raise SpecdecError("llama.cpp could not save a checkpoint.", "Try --rollback checkpoint-host.")
-        self._saved = (flags, size)
+        self._saved[slot] = (buffer, flags, size)
 
-    def restore(self) -> None:
+    def restore(self, slot: int = 0) -> None:
         """Put the saved state back."""
-        flags, size = self._saved
-        if not self._lib.llama_state_seq_set_data_ext(self._context, self._buffer, size, _SEQUENCE, flags):
+        buffer, flags, size = self._saved[slot]
+        if not self._lib.llama_state_seq_set_data_ext(self._context, buffer, size, _SEQUENCE, flags):
             raise SpecdecError("llama.cpp could not restore a checkpoint.", "Try --rollback checkpoint-host.")
 
     def checkpoint_bytes(self) -> int:

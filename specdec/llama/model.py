@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from specdec.errors import SpecdecError
+from specdec.errors import OutOfMemory, SpecdecError, tells_of_memory
 from specdec.llama.accounting import buffers
 from specdec.llama.devices import devices
 from specdec.llama.gguf import Header, read_header
@@ -47,7 +47,7 @@ class LlamaModel:
         path: the GGUF; its header is checked before llama.cpp sees it.
         options: offload, load mode and threads (the context's share is used by ``LlamaTarget``).
         mtp: whether to load the MTP layer too; a baseline without it pays nothing for it.
-        vocab_only: no weights: tokens and the chat template are all that it can do.
+        vocab_only: load no weights: enough to tokenize and to render chats.
         extra_buffers: whether llama.cpp may repack weights for the CPU; None decides by probe where the CPU has AMX.
     """
 
@@ -83,7 +83,7 @@ class LlamaModel:
         self.handle = L.llama_model_load_from_file(str(path).encode(), params)
         self.load_s = time.perf_counter() - began
         if not self.handle:
-            raise SpecdecError(*_load_error(path))
+            raise _load_error(path)
         self._buffers = buffers(log.text())
         self.vocab = L.llama_model_get_vocab(self.handle)
         self.n_vocab = int(L.llama_vocab_n_tokens(self.vocab))
@@ -261,20 +261,22 @@ def _device(name: str) -> int:
     return known[name]
 
 
-def _load_error(path: Path) -> tuple[str, str]:
+def _load_error(path: Path) -> SpecdecError:
     """One line from llama.cpp's log: what it could not load."""
     errors = log.text("error")
     joined = " ".join(errors)
     if "unknown model architecture" in joined:
         name = re.search(r"unknown model architecture: '([^']*)'", joined)
         arch = name.group(1) if name else "?"
-        return f"{path.name}: this llama.cpp does not know the architecture {arch!r}.", "Use another model."
-    if re.search(r"out of memory|failed to allocate|unable to allocate", joined):
-        return (
+        return SpecdecError(
+            f"{path.name}: this llama.cpp does not know the architecture {arch!r}.", "Use another model."
+        )
+    if tells_of_memory(joined):
+        return OutOfMemory(
             f"{path.name}: out of memory while loading ({_shorten(errors)}).",
             "Offload fewer layers (--gpu-layers), or move experts to RAM (--n-cpu-moe).",
         )
-    return f"{path.name}: llama.cpp cannot load it: {_shorten(errors) or 'no reason given'}.", ""
+    return SpecdecError(f"{path.name}: llama.cpp cannot load it: {_shorten(errors) or 'no reason given'}.")
 
 
 def _shorten(lines: list[str]) -> str:

@@ -17,9 +17,11 @@ import numpy as np
 from specdec.errors import SpecdecError
 from specdec.llama.accounting import buffers
 from specdec.llama.batch import Batch
+from specdec.llama.device_choice import DeviceChoice
 from specdec.llama.gguf import Header
 from specdec.llama.library import log, nextn
 from specdec.llama.model import LlamaModel
+from specdec.llama.target import context_error
 from specdec.llama.vocab import match_vocabularies
 from specdec.types import FloatArray, MemoryItem, TokenArray
 
@@ -133,9 +135,10 @@ class MtpContext:
         n_ctx: context length, tokens.
         n_ubatch: tokens computed at once. Small: its compute buffer costs VRAM (74 MiB on 35B-A3B at 64, 500 at 512).
         threads: of generation and of the prompt.
+        on_device: whether ``likeliest`` is asked for only, never the logits: it is then found on the device.
     """
 
-    def __init__(self, model: LlamaModel, n_ctx: int, n_ubatch: int, threads: int) -> None:
+    def __init__(self, model: LlamaModel, n_ctx: int, n_ubatch: int, threads: int, on_device: bool = False) -> None:
         L = self._lib = model._lib
         self._nextn = nextn()
         self.width, self.n_vocab = model.width, model.n_vocab
@@ -153,20 +156,23 @@ class MtpContext:
         log.clear()
         self._context = L.llama_init_from_model(model.handle, params)
         if not self._context:
-            raise SpecdecError(f"mtp: no context for the MTP layer: {' '.join(log.text('error'))[:200]}.")
+            raise context_error(f"a context of {n_ctx} tokens for the MTP layer")
         self._buffers = buffers(log.text())
         self._nextn.llama_set_embeddings_nextn(self._context, True, _GRAPHS[model.header.architecture].picks)
         self._memory = L.llama_get_memory(self._context)
         self._rows = np.zeros((int(params.n_batch), self.width), np.float32)
         self._batch = Batch(L, len(self._rows), self._rows)
+        self._choice = DeviceChoice(L, self._context) if on_device else None
+        self._logits: FloatArray = np.empty(0, np.float32)
 
     def decode(
         self, ids: TokenArray, start: int, rows: FloatArray, output: bool, head: int = 0
     ) -> tuple[FloatArray, FloatArray] | None:
         """Decode ``ids`` int32 [n] at ``start`` with ``rows`` float32 [n, width], rows[i] of position start+i-1.
 
-        With ``output``: (logits [n_vocab], hidden row [width]) of the last token, valid until the next decode. Another
-        head may decode the same positions again after ``keep(start)``: it writes to its own layer of the same cells.
+        With ``output``: (logits [n_vocab], hidden row [width]) of the last token, valid until the next decode; no
+        logits where the choice is made on the device. Another head may decode the same positions again after
+        ``keep(start)``: it writes to its own layer of the same cells.
         """
         while len(ids) > self._batch.size:
             n = self._batch.size
@@ -183,9 +189,15 @@ class MtpContext:
             raise SpecdecError(f"mtp: llama_decode failed with {status} on {n} tokens at position {start}.")
         if not output:
             return None
-        logits = self._lib.llama_get_logits_ith(self._context, n - 1)
+        if self._choice is None:
+            logits = self._lib.llama_get_logits_ith(self._context, n - 1)
+            self._logits = np.ctypeslib.as_array(logits, (self.n_vocab,))
         hidden = self._nextn.llama_get_embeddings_nextn_ith(self._context, n - 1)
-        return np.ctypeslib.as_array(logits, (self.n_vocab,)), np.ctypeslib.as_array(hidden, (self.width,))
+        return self._logits, np.ctypeslib.as_array(hidden, (self.width,))
+
+    def likeliest(self) -> int:
+        """The likeliest token after the last decode, which asked for outputs."""
+        return int(self._logits.argmax()) if self._choice is None else self._choice.token()
 
     def keep(self, length: int) -> None:
         """Forget positions ``length`` and later."""
@@ -204,4 +216,6 @@ class MtpContext:
         if self._context:
             self._batch.close()
             self._lib.llama_free(self._context)
+            if self._choice is not None:
+                self._choice.close()
             self._context = None

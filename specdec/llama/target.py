@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from specdec.errors import SpecdecError
+from specdec.errors import OutOfMemory, SpecdecError, tells_of_memory
 from specdec.llama.accounting import buffers
 from specdec.llama.batch import Batch
+from specdec.llama.device_choice import DeviceChoice
+from specdec.llama.experts import ExpertCounter
 from specdec.llama.library import address_function, log, nextn
 from specdec.llama.memory import LlamaMemory
 from specdec.llama.model import LlamaModel
@@ -28,9 +30,9 @@ class LlamaTarget:
         longest_draft: the most draft tokens of a pass. Bounds the rows of logits that llama.cpp makes room for: at a
             vocabulary of 248 k, 512 rows would cost 500 MiB.
         hidden: whether decodes keep the hidden rows of all their tokens.
-        likeliest: llama.cpp itself finds the likeliest token after the last one of each decode, on the device: the
-            logits, 1 MB a row at a vocabulary of 248 k, never reach Python. ``decode`` then gives no rows, and
-            ``likeliest`` the token.
+        likeliest: the likeliest token after the last one of each decode is found on the device: ``decode`` then gives
+            no rows, and ``likeliest`` the token.
+        count_experts: whether to count distinct experts (slower: llama/experts.py), for ``take_experts``.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class LlamaTarget:
         longest_draft: int = 0,
         hidden: bool = False,
         likeliest: bool = False,
+        count_experts: bool = False,
     ) -> None:
         if not model.header.has_trunk:
             raise SpecdecError(
@@ -64,10 +67,13 @@ class LlamaTarget:
         params.flash_attn_type, params.type_k, params.type_v = model.attention()
         params.op_offload = options.op_offload
         params.no_perf = True
+        self._experts = ExpertCounter() if count_experts else None  # llama.cpp keeps its callback only
+        if self._experts is not None:
+            params.cb_eval = self._experts.callback
         log.clear()
         self._context = L.llama_init_from_model(model.handle, params)
         if not self._context:
-            raise SpecdecError(*_context_error(n_ctx))
+            raise context_error(f"a context of {n_ctx} tokens")
         self.log_lines = log.text()
         self.buffers = buffers(self.log_lines)
         self.hidden = hidden
@@ -81,15 +87,15 @@ class LlamaTarget:
         self._seen: tuple[int | None, FloatArray] = (None, np.empty((0, self.n_vocab), np.float32))
         self._batch = Batch(L, self.n_batch)
         self._no_logits: FloatArray = np.empty((0, self.n_vocab), np.float32)
-        self._sampler = self._choose_on_device() if likeliest else None
+        self._choice = DeviceChoice(L, self._context) if likeliest else None
 
     def close(self) -> None:
         """Free the context and the batch."""
         if self._context:
             self._batch.close()
             self._lib.llama_free(self._context)
-            if self._sampler is not None:
-                self._lib.llama_sampler_free(self._sampler)
+            if self._choice is not None:
+                self._choice.close()
             self._context = None
 
     def decode(self, ids: TokenArray, start: int, outputs: Outputs) -> FloatArray:
@@ -97,8 +103,8 @@ class LlamaTarget:
         self._batch.fill(ids, start, outputs)
         status = self._lib.llama_decode(self._context, self._batch.handle)
         if status != 0:
-            raise SpecdecError(f"llama_decode failed with {status} on {n} tokens at position {start}.", _decode_hint())
-        if outputs == "none" or self._sampler is not None:
+            raise _decode_error(f"llama_decode failed with {status} on {n} tokens at position {start}.")
+        if outputs == "none" or self._choice is not None:
             self._lib.llama_synchronize(self._context)  # else its time would be booked by whoever waits next
             return self._no_logits
         rows = n if outputs == "all" else 1
@@ -108,17 +114,9 @@ class LlamaTarget:
         return self._seen[1][:rows]
 
     def likeliest(self) -> int:
-        """The likeliest token after the last one of the last decode, which asked for outputs."""
-        return int(self._lib.llama_get_sampled_token_ith(self._context, -1))
-
-    def _choose_on_device(self) -> Any:
-        L = self._lib
-        chain = L.llama_sampler_chain_init(L.llama_sampler_chain_default_params())
-        L.llama_sampler_chain_add(chain, L.llama_sampler_init_greedy())
-        if not L.llama_set_sampler(self._context, 0, chain):
-            L.llama_sampler_free(chain)
-            raise SpecdecError("this llama.cpp build cannot choose tokens on the device.")
-        return chain
+        """The likeliest token after the last one of the last decode, where it is found on the device."""
+        assert self._choice is not None
+        return self._choice.token()
 
     def hidden_rows(self) -> FloatArray:
         if not self.hidden:
@@ -126,10 +124,14 @@ class LlamaTarget:
         address = ctypes.cast(self._nextn.llama_get_embeddings_nextn(self._context), ctypes.c_void_p).value
         return _floats(address, self._n_decoded, self.width)
 
+    def take_experts(self) -> list[int] | None:
+        return None if self._experts is None else self._experts.take()
+
     def warm_up(self) -> None:
         """One small decode, so that the first measured pass does not pay for page faults and kernel loading."""
         self.decode(np.zeros(2, np.int32), 0, "last")
         self.memory.clear()
+        self.take_experts()
 
 
 def batch_size(options: ModelOptions, n_ctx: int) -> int:
@@ -145,17 +147,19 @@ def _floats(address: int | None, rows: int, columns: int) -> FloatArray:
     return np.frombuffer(buffer, np.float32).reshape(rows, columns)
 
 
-def _context_error(n_ctx: int) -> tuple[str, str]:
+def context_error(what: str) -> SpecdecError:
+    """Why llama.cpp did not make ``what``, from its log."""
     errors = log.text("error")
     text = " ".join(errors)
     if "alloc" in text or "memory" in text:
-        return (
-            f"out of memory: a context of {n_ctx} tokens cannot be made ({errors[0][:160] if errors else ''}).",
+        return OutOfMemory(
+            f"out of memory: {what} cannot be made ({errors[0][:160] if errors else ''}).",
             "Use a smaller --ctx-size, --cache-type-k q8_0 --cache-type-v q8_0, or fewer --gpu-layers.",
         )
-    return f"llama.cpp cannot make a context: {errors[0][:200] if errors else 'no reason given'}.", ""
+    return SpecdecError(f"llama.cpp cannot make {what}: {errors[0][:200] if errors else 'no reason given'}.")
 
 
-def _decode_hint() -> str:
+def _decode_error(what: str) -> SpecdecError:
     errors = log.text("error")
-    return f"llama.cpp says: {errors[-1][:200]}" if errors else ""
+    kind = OutOfMemory if tells_of_memory(" ".join(errors[-5:])) else SpecdecError
+    return kind(what, f"llama.cpp says: {errors[-1][:200]}" if errors else "")

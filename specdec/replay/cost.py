@@ -17,6 +17,7 @@ import orjson
 
 from specdec.errors import SpecdecError
 from specdec.store import Run, read_run
+from specdec.syntax import parse
 
 Ints = npt.NDArray[np.integer[Any]]
 Floats = npt.NDArray[np.float64]
@@ -37,6 +38,10 @@ class CostModel(Protocol):
     @property
     def card(self) -> str:
         """The machine whose speed it predicts."""
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of the target passes that were measured; between them costs are guessed."""
 
     def seconds(self, strategy: str, drafted: Ints, accepted: Ints, n_prompt: int) -> dict[str, Floats]:
         """Seconds by phase of each step of one generation, in order, float64 [steps].
@@ -61,6 +66,10 @@ class Curve:
     verify_s: dict[int, float]
     rest_s: dict[str, tuple[float, float]] = field(default_factory=dict)
 
+    @property
+    def lengths(self) -> list[int]:
+        return sorted(self.verify_s)
+
     def seconds(self, strategy: str, drafted: Ints, accepted: Ints, n_prompt: int) -> dict[str, Floats]:
         a_step, a_token = self.rest_s.get(strategy.partition("(")[0], self.rest_s.get("", (0.0, 0.0)))
         return {"verify": self._passes(drafted + 1), "propose": a_step + a_token * drafted.astype(np.float64)}
@@ -75,10 +84,45 @@ class Curve:
         return np.asarray(inside + slope * np.maximum(0.0, n - lengths[-1]))
 
 
+class ProfileCosts:
+    """A profile (``specdec profile``): each step after the step before it, at its depth, phase by phase."""
+
+    def __init__(self, run: Run) -> None:
+        from specdec.profile.stored import Profile
+
+        self._profile = Profile(run)
+        self.name = f"profile {run.id}"
+        self.card = str(run.meta["labels"]["card"])
+
+    @property
+    def lengths(self) -> list[int]:
+        points = (c.verify_points for c in self._profile.plain().values())
+        return sorted({n for point in points for by_length in point.values() for n in by_length})
+
+    def seconds(self, strategy: str, drafted: Ints, accepted: Ints, n_prompt: int) -> dict[str, Floats]:
+        from specdec.profile.predict import Arm, first_token_seconds, predict_steps
+
+        call = parse(strategy)[0]
+        options = dict(call.options)
+        longest, p_min = options.get("n_max", drafted.max(initial=0)), options.get("p_min", 0.0)
+        arm = Arm(call.name, n_max=int(longest), p_min=float(p_min))
+        counts = drafted.astype(np.int64), accepted.astype(np.int64)
+        phases = {
+            name: np.asarray(s, np.float64) for name, s in predict_steps(*counts, self._profile, arm, n_prompt).items()
+        }
+        if len(drafted):  # choosing the first token belongs to a generation's time
+            first = np.zeros(len(drafted))
+            first[0] = first_token_seconds(self._profile, n_prompt)
+            phases["sample"] = phases["sample"] + first
+        return phases
+
+
 def load_costs(path: Path) -> CostModel:
-    """Costs from a stored run's own steps (a folder), or from a file with ``verify_s`` (JSON, see docs/replay.md)."""
+    """Costs from a profile or from a comparison's own steps (folders), or from a file with ``verify_s`` (JSON, see
+    docs/replay.md)."""
     if (path / "run.json").is_file():
-        return costs_of_run(read_run(path))
+        run = read_run(path)
+        return ProfileCosts(run) if run.meta["kind"] == "profile" else costs_of_run(run)
     try:
         data = orjson.loads(path.read_bytes())
         verify = {int(n): float(s) for n, s in data["verify_s"].items()}

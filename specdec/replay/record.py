@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specdec import __version__
+from specdec.conversation import history
 from specdec.demo import model_path
-from specdec.engine import Engine, history
+from specdec.engine import Engine
 from specdec.environment import describe_machine, describe_model
 from specdec.errors import SpecdecError
 from specdec.llama.gguf import read_header
@@ -278,7 +279,9 @@ def _stored_turns(run: Run, spec: RunSpec, prompts: list[Prompt], model: LlamaMo
     stored = {
         (s["prompt"], s["turn"]): s
         for s in run.samples
-        if s["strategy"] == "none" and not s["warmup"] and not s["repeat"] and s["status"] == "ok"
+        if (s["engine"], s["strategy"]) == ("specdec", "none")
+        and not (s["warmup"] or s["repeat"] or s["launch"])
+        and s["status"] == "ok"
     }
     turns: list[Turn] = []
     complete: set[str] = set()

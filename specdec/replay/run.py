@@ -194,7 +194,7 @@ def meta(replay: Replay, labels: list[str], cells: int) -> dict[str, Any]:
             "carry_state": options.carry_state,
         },
         "strategies": [describe(p) for p in planned],
-        "arms": [{"strategy": label, "rollback": "auto", "snapshots": 0} for label in labels],
+        "arms": [{"engine": "specdec", "strategy": label, "rollback": "auto", "snapshots": 0} for label in labels],
         "prompts_sha256": header["prompts_sha256"],
         "prompts": header["prompts"],
         "model": header["model"],

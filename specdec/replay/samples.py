@@ -51,12 +51,14 @@ def samples_of_counts(label: str, counts: list[list[Any]], trace: Trace) -> Iter
 
 def _head(label: str, turn: Turn) -> Sample:
     return {
+        "engine": "specdec",
         "strategy": label,
         "rollback": "auto",
         "workload": turn.workload,
         "prompt": turn.prompt,
         "turn": turn.index,
         "repeat": 0,
+        "launch": 0,
         "warmup": False,
         "at": None,
     }

@@ -112,6 +112,8 @@ class _Session:
                 suggest.tell(label, value)
         found = summary(scores, self.replay.registry, self.defaults, self.grid_size)
         found["confirm"] = confirm(self.replay, self.defaults, found)
+        if (costs := self.replay.costs) is not None:
+            found["costs"] = {"name": costs.name, "card": costs.card, "lengths": costs.lengths}
         writer.meta["search"] = found
         self._keep_best(writer, done, found)
 
@@ -189,7 +191,7 @@ def all_rows(run: store.Run) -> Iterator[Row]:
 
 def _rows_of(run: store.Run, label: str, own: Iterable[store.Sample], baseline: list[store.Sample]) -> Iterator[Row]:
     labels = ["none"] if label == "none" else ["none", label]
-    arms = [{"strategy": x, "rollback": "auto", "snapshots": 0} for x in labels]
+    arms = [{"engine": "specdec", "strategy": x, "rollback": "auto", "snapshots": 0} for x in labels]
     alone = dataclasses.replace(
         run, meta=run.meta | {"arms": arms}, samples=baseline if label == "none" else [*baseline, *own]
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -126,8 +127,9 @@ _bench: Bench | None = None
 
 
 def start(plan: Plan) -> None:
-    """Once in each worker process."""
+    """Once in each worker process. Ctrl-C is the parent's business."""
     global _bench
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _bench = Bench(plan)
 
 

@@ -9,16 +9,20 @@ from typing import Any
 import orjson
 
 from specdec.metrics import rows
+from specdec.stats.stability import unsteady
 from specdec.store import Run
+from specdec.why import why
 
 
 def as_json(run: Run) -> str:
-    """One object: ``run_id``, ``labels``, ``status``, ``rows``."""
+    """One object: ``run_id``, ``labels``, ``status``, ``rows``, ``why`` and ``warnings`` (sentences)."""
     return orjson.dumps(_object(run), option=orjson.OPT_INDENT_2).decode()
 
 
 def _object(run: Run) -> dict[str, Any]:
-    return {"run_id": run.id, "status": run.meta["status"], "labels": run.meta["labels"], "rows": rows(run)}
+    table, meta = rows(run), run.meta
+    said = {"why": why(table, run.samples), "warnings": unsteady(run.samples, meta["spec"], meta["given"])}
+    return {"run_id": run.id, "status": meta["status"], "labels": meta["labels"], "rows": table, **said}
 
 
 def as_csv(run: Run) -> str:

@@ -17,6 +17,8 @@ def as_text(found: dict[str, Any], style: str = "simple") -> str:
             "Ranked by tokens per target pass: no costs were given, so nothing here knows that a long draft costs more\n"
             "than a short one. Give --costs RUN or FILE to predict speed."
         )
+    if "costs" in found:
+        parts.append(_costs(found["costs"]))
     parts.append(f"Confirm it live:\n  {found['confirm']}")
     title = "## Search" if style == "pipe" else "Search\n======"
     return "\n\n".join([title, *parts])
@@ -67,6 +69,24 @@ def _held_out(found: dict[str, Any]) -> str:
         f"Held-out prompts: the chosen setting is number {best['held_out_rank']} of {found['settings']:,} there,"
         f" {gap:.1%} below the best\n({best['held_out_best_strategy']})."
     )
+
+
+def _costs(costs: dict[str, Any]) -> str:
+    return (
+        f"Costs: {costs['name']} on {costs['card']}; target passes measured over {_runs(costs['lengths'])} tokens, a\n"
+        "straight line between neighbours: a best setting that lies in a gap is a guess."
+    )
+
+
+def _runs(lengths: list[int]) -> str:
+    """1-4, 9, 17-33."""
+    parts: list[list[int]] = []
+    for n in lengths:
+        if parts and n == parts[-1][-1] + 1:
+            parts[-1][1:] = [n]
+        else:
+            parts.append([n])
+    return ", ".join("-".join(map(str, part)) for part in parts)
 
 
 def _range(ends: list[float]) -> str:

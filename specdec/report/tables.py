@@ -10,14 +10,17 @@ from tabulate import tabulate
 
 from specdec.metrics import rows
 from specdec.report import search
+from specdec.stats.stability import unsteady
 from specdec.store import Run
 from specdec.types import PHASES, Row
+from specdec.why import why
 
 _NA = "n/a"
 _STRATEGY_WIDTH = 26
 _MOST_FAILURES = 5
 _MOST_POSITIONS = 8
 _MOST_NOTES = 4
+_MOST_REASONS = 10
 
 Column = tuple[str, Callable[[Row], str]]
 
@@ -61,7 +64,8 @@ def _head(run: Run) -> str:
         f" {meta['context']['threads']} threads, context {meta['context']['n_ctx']:,}",
     ]
     if not run.finished:
-        done = len({(s["strategy"], s["rollback"], s["prompt"], s["repeat"], s["warmup"]) for s in run.samples})
+        named = ("engine", "strategy", "rollback", "prompt", "repeat", "launch", "warmup")
+        done = len({tuple(s[k] for k in named) for s in run.samples})
         lines.append(f"INTERRUPTED: {done} of {meta['cells']} cells are there. Finish it: specdec resume {run.folder}")
     return "\n".join(lines)
 
@@ -96,7 +100,11 @@ def _verdict(row: Row) -> str:
     if row["status"] in ("ok", "inactive"):
         verdict = row["verdict"] or ""
         return f"{verdict}; inactive" if row["status"] == "inactive" else verdict
-    return row["status"] if row["status"] == "not run" else "FAIL"
+    return {"not run": "not run", "error": "FAIL"}.get(row["status"], f"FAIL: {row['status']}")
+
+
+def _mean(row: Row) -> str:
+    return "" if row["mean_speedup"] is None else f"{row['mean_speedup']:.2f}"
 
 
 def _number(key: str, form: str) -> Callable[[Row], str]:
@@ -129,6 +137,7 @@ _SPEED: list[Column] = [
     ("tok/s", _number("tok_s", "{:.2f}")),
     ("speedup", _speedup),
     ("95 %", _interval),
+    ("mean", _mean),
     ("verdict", _verdict),
 ]
 _DRAFTING: list[Column] = [
@@ -172,15 +181,35 @@ def _phases(table: list[Row]) -> list[Column]:
 
 def _notes(run: Run, table: list[Row]) -> list[str]:
     total = [r for r in table if r["workload"] == "all"]
-    notes = [
-        "speedup: tok/s of generation against `none` on the same prompts (n); 95 %: bootstrap over prompts.",
-        "AL: mean acceptance length, tokens emitted per target pass over all steps, bonus token included.",
+    parts = [_why(run, table), _explained(table), _origins(total) + _failures(total), _doubts(run)]
+    return ["\n".join(lines) for lines in parts if lines]
+
+
+def _why(run: Run, table: list[Row]) -> list[str]:
+    reasons = why(table, run.samples)
+    lines = [f"{line}." for line in reasons[:_MOST_REASONS]]
+    return lines + (
+        [f"... and {len(reasons) - _MOST_REASONS} more: see --format json."] if reasons[_MOST_REASONS:] else []
+    )
+
+
+def _explained(table: list[Row]) -> list[str]:
+    compared = sum(r["p_value"] is not None for r in table)
+    return [
+        "speedup: sum of tokens / sum of seconds against `none` on the same n prompts; mean: geometric, of the prompts'.",
+        f"95 %: of the speedup, row by row; verdicts allow for the table's {compared} comparisons (docs/verdicts.md).",
+        "AL: mean acceptance length, tokens emitted per target pass over all steps, bonus token included; break-even: the"
+        " AL that pays for a step; costs of a step in plain tokens, C(n): a target pass over n tokens against one over 1.",
     ]
-    quiet: dict[str, list[str]] = {}
-    for r in table:
-        if r["status"] == "inactive" and r["workload"] != "all":
-            quiet.setdefault(_name(r), []).append(r["workload"])
-    notes += [f"Inactive (drafted nothing): {name} on {', '.join(where)}." for name, where in quiet.items()]
+
+
+def _doubts(run: Run) -> list[str]:
+    """What the intervals do not hold, each with the command that settles it."""
+    return [f"WARNING: {line}" for line in unsteady(run.samples, run.meta["spec"], run.meta["given"])]
+
+
+def _origins(total: list[Row]) -> list[str]:
+    notes = []
     for r in total:
         if r["drafted_by"]:
             most = sorted(r["drafted_by"].items(), key=lambda item: -item[1])[:_MOST_NOTES]
@@ -191,7 +220,7 @@ def _notes(run: Run, table: list[Row]) -> list[str]:
                 f"{_name(r)}: {len(r['text_differs'])} of {r['generations']} texts differ from those of `none`, the"
                 f" first at token {min(r['text_differs'])} (rounding depends on the shape of a batch)."
             )
-    return ["\n".join(notes + _failures(total))]
+    return notes
 
 
 def _failures(total: list[Row]) -> list[str]:

@@ -33,7 +33,7 @@ class FakeMemory:
         self.state = _SEED_STATE
         self._planes = [_SEED_STATE] * (self.snapshots + 1)
         self._pending = False
-        self._saved: tuple[int, int] | None = None
+        self._saved: dict[int, tuple[int, int]] = {}
 
     def append(self, ids: list[int]) -> None:
         """A decode: planes that it does not reach keep what an earlier decode left there."""
@@ -52,7 +52,7 @@ class FakeMemory:
         if rejected <= 0:
             return True
         if self.recurrent:
-            if self._saved is not None and self._saved[0] == position and self.state == self._saved[1]:
+            if (position, self.state) in self._saved.values():
                 pass  # restored already: only the KV tail is cut
             elif self._pending or rejected > self.snapshots:
                 return False
@@ -61,12 +61,11 @@ class FakeMemory:
         del self.tokens[position:]
         return True
 
-    def save(self, on_device: bool) -> None:
-        self._saved = (len(self.tokens), self.state)
+    def save(self, on_device: bool, slot: int = 0) -> None:
+        self._saved[slot] = (len(self.tokens), self.state)
 
-    def restore(self) -> None:
-        assert self._saved is not None, "restore without save"
-        self.state, self._pending = self._saved[1], False
+    def restore(self, slot: int = 0) -> None:
+        self.state, self._pending = self._saved[slot][1], False
 
     def checkpoint_bytes(self) -> int:
         return 8
@@ -127,6 +126,9 @@ class FakeTarget:
 
     def hidden_rows(self) -> FloatArray:
         return self._hidden
+
+    def take_experts(self) -> list[int] | None:
+        return None
 
     def piece(self, token: int) -> bytes:
         return b"" if token in self.end_of_text else bytes([97 + token % 26])

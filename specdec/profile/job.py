@@ -1,0 +1,146 @@
+"""Everything that a profile needs before it is taken: a loaded model, settings, depths, and how long it will take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from specdec.demo import model_path
+from specdec.errors import SpecdecError
+from specdec.llama.devices import free_bytes
+from specdec.llama.gguf import read_header
+from specdec.llama.library import gpu_names
+from specdec.llama.model import LlamaModel, runs_on_gpu
+from specdec.llama.target import LlamaTarget
+from specdec.profile import plan
+from specdec.profile.plan import Setting
+from specdec.profile.spec import ProfileSpec
+from specdec.registry import Planned, Registry
+from specdec.rollback import snapshots_short_of
+from specdec.types import MemoryItem, Sampling, TokenArray
+from specdec.workloads import load_prompts
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A loaded model and everything that is to be measured on it."""
+
+    spec: ProfileSpec
+    model: LlamaModel
+    sampling: Sampling
+    settings: list[Setting]
+    depths: tuple[int, ...]
+    settle: int
+    text: TokenArray
+    n_ctx: int
+    seconds: float
+    card: str
+
+
+def prepare(spec: ProfileSpec, say: Say) -> Job:
+    """Load the model, choose strategies and depths, and find out how long it will take."""
+    path = model_path(spec.target)
+    header = read_header(path)
+    planned = _strategies(spec, header.nextn_layers > 0 or bool(spec.mtp_model))
+    probes = [p.build() for p in planned]
+    for probe in probes:
+        probe.check(header)
+    say(f"Loading {path.name} ({header.file_bytes / 1e9:.2f} GB)")
+    options = spec.model.model_copy(update={"threads": spec.threads[0]})
+    model = LlamaModel(path, options, mtp=any("mtp_layer" in p.needs for p in probes))
+    try:
+        say(f"Loaded in {model.load_s:.1f} s: {model.description}")
+        return _job(spec, model, planned, say)
+    except BaseException:
+        model.close()
+        raise
+
+
+def _job(spec: ProfileSpec, model: LlamaModel, planned: list[Planned], say: Say) -> Job:
+    if spec.experts and not int(model.header.get("expert_count", 0)):
+        raise SpecdecError("--experts: this model has no experts to count.", "Leave --experts out.")
+    threads = [t or model.threads for t in spec.threads]
+    drafting = plan.strategy_settings(planned, model.recurrent, spec.n_max, threads[0])
+    passes = {*spec.passes, *(s.longest + 1 for s in drafting)}  # the curve reaches as far as any draft
+    settings = plan.text_settings(model.recurrent, passes, threads) + drafting
+    t1, per_prompt_token, buffers = _first_look(model)
+    settings = [s for s in settings if _affordable(s, buffers, say)]
+    limit = spec.model.ctx_size or int(model.header.get("context_length", 0))
+    depths = spec.depths or plan.default_depths(limit, per_prompt_token, len(settings))
+    longest = max(s.longest for s in settings)
+    n_ctx = -(-(depths[-1] + plan.room_beyond(longest, depths[-1])) // 256) * 256
+    if limit and n_ctx > limit and spec.depths:
+        raise SpecdecError(
+            f"--depths {depths[-1]}: with room for drafts that needs a context of {n_ctx:,} tokens, this model has"
+            f" {limit:,}.",
+            f"Use depths of up to {max(16, limit - plan.room_beyond(longest, limit) - 256):,}.",
+        )
+    on_gpu = runs_on_gpu(spec.model)
+    settle = 2 if on_gpu else 1
+    seconds = plan.seconds(settings, depths, spec.repeats, settle, t1, per_prompt_token)
+    sampling = spec.sampling.resolve(model.recommended_sampling, spec.seed)
+    text = _text(model, n_ctx)
+    card = " + ".join(gpu_names()) if on_gpu else "CPU"
+    return Job(spec, model, sampling, settings, tuple(depths), settle, text, n_ctx, seconds, card)
+
+
+def _affordable(setting: Setting, buffers: list[MemoryItem], say: Say) -> bool:
+    """Whether the snapshots fit beside the model; in a run ``auto`` would take checkpoints instead."""
+    states = [item for item in buffers if item.kind == "recurrent"]
+    short = snapshots_short_of(setting.snapshots, states, free_bytes())
+    if short:
+        say(f"warning: {setting_name(setting)} is left out: {short}")
+    return not short
+
+
+def _first_look(model: LlamaModel) -> tuple[float, float, list[MemoryItem]]:
+    """Seconds of a plain token and of a prompt's token, each from a few decodes; a plain context's buffers."""
+    target = LlamaTarget(model, 512)
+    try:
+        target.warm_up()
+        ids = np.zeros(128, np.int32)
+        began = perf_counter()
+        target.decode(ids, 0, "last")
+        prompt = (perf_counter() - began) / len(ids)
+        began = perf_counter()
+        for i in range(4):
+            target.decode(ids[:1], len(ids) + i, "last")
+        return (perf_counter() - began) / 4, prompt, target.buffers
+    finally:
+        target.close()
+
+
+def _text(model: LlamaModel, n: int) -> TokenArray:
+    """At least ``n`` tokens of the shipped prompts' text, repeated where they do not suffice."""
+    parts: list[TokenArray] = []
+    have = 0
+    for prompt in load_prompts([]):
+        body = prompt.text or "\n\n".join(m.content for m in prompt.messages)
+        parts.append(model.tokenize(body, special=not parts))
+        have += len(parts[-1])
+        if have >= n:
+            break
+    return np.resize(np.concatenate(parts), max(n, have))
+
+
+def _strategies(spec: ProfileSpec, has_mtp: bool) -> list[Planned]:
+    """What was named; else all that this target, and the draft model if there is one, can do."""
+    named = spec.strategies or ",".join(["mtp"] * has_mtp + ["draft"] * bool(spec.draft) + ["ngram"])
+    defaults: dict[str, dict[str, Any]] = {
+        "draft": {"model": spec.draft, "n_max": spec.n_max},
+        "mtp": {"model": spec.mtp_model, "n_max": spec.n_max},
+    }
+    return Registry(spec.strategy_files).plan(named, defaults)
+
+
+def setting_name(setting: Setting) -> str:
+    what = "the curve" if setting.strategy == plan.TEXT else setting.strategy
+    snapshots = f", {setting.snapshots} snapshots" if setting.snapshots else ""
+    mode = "" if setting.mode == "auto" else f", {setting.mode}"
+    return f"{what}{snapshots}{mode}, {setting.threads} threads"

@@ -1,0 +1,235 @@
+"""The tables of a profile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import orjson
+from tabulate import tabulate
+
+from specdec.profile.costs import Costs
+from specdec.profile.plan import SWEEPS, TEXT
+from specdec.profile.predict import expect, lengths_of
+from specdec.profile.stored import Key, Profile
+from specdec.report.experts import expert_columns, expert_notes
+from specdec.store import Run
+
+ACCEPTANCE = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+_UNSTEADY = 0.05
+
+
+def as_text(run: Run) -> str:
+    """The whole profile as plain text."""
+    return _report(Profile(run), "simple")
+
+
+def as_markdown(run: Run) -> str:
+    """The whole profile as Markdown."""
+    return _report(Profile(run), "pipe")
+
+
+def as_json(run: Run) -> str:
+    """One object: the curves by setting and depth, break-even and best speedup by strategy and draft length."""
+    profile = Profile(run)
+    body = {
+        "run_id": run.id,
+        "status": run.meta["status"],
+        "labels": run.meta["labels"],
+        "curves": [_curve_json(key, depth, c) for key, depths in profile.costs.items() for depth, c in depths.items()],
+        "best": [dict(zip(_best_heads(), row, strict=True)) for row in _best(profile)],
+        "drafting": [dict(zip(_DRAFT_HEADS, row, strict=True)) for row in _drafting(profile)],
+    }
+    return orjson.dumps(body, option=orjson.OPT_INDENT_2).decode()
+
+
+def _curve_json(key: Key, depth: int, costs: Costs) -> dict[str, Any]:
+    points = [
+        {"tokens": n, "same_length": same, "median_s": s.median, "low_s": s.low, "high_s": s.high, "n": s.n}
+        for same, curve in costs.verify_points.items()
+        for n, s in curve.items()
+    ]
+    names = {"strategy": key.strategy, "rollback": key.mode, "snapshots": key.snapshots, "threads": key.threads}
+    return {**names, "depth": depth, "verify": points}
+
+
+def _report(profile: Profile, style: str) -> str:
+    parts = [_head(profile)]
+    for depth in profile.depths:
+        body, heads = _curve(profile, depth)
+        parts.append(_section(f"Verify cost curve at {depth:,} tokens of context", body, heads, style))
+    if len({k.threads for k in profile.costs}) > 1:
+        parts.append(_section("By threads: target pass, ms", *_by_threads(profile), style))
+    parts.append(_section("Drafting, ms a step", _drafting(profile), _DRAFT_HEADS, style))
+    parts.append(_section("Best speedup possible (draft length), by acceptance", _best(profile), _best_heads(), style))
+    if profile.lines("checkpoint"):
+        parts.append(_section("Saving and restoring the recurrent state", _checkpoints(profile), _SAVE_HEADS, style))
+    parts.append(_section("Prompts, tok/s", _prompts(profile), _PROMPT_HEADS, style))
+    return "\n\n".join([*parts, "\n".join(_notes(profile))])
+
+
+def _head(profile: Profile) -> str:
+    meta = profile.meta
+    lines = [
+        f"Profile {profile.id}: {meta['model']['file']} ({meta['model']['description']}) on {meta['labels']['card']}",
+        f"{meta['labels']['sampling']}, {profile.threads} threads, context {meta['context']['n_ctx']:,},"
+        f" {meta['spec']['repeats']} rounds in {SWEEPS} sweeps",
+    ]
+    if not profile.run.finished:
+        lines.append("INTERRUPTED: not every point is there. Take it again: specdec profile.")
+    return "\n".join(lines)
+
+
+def _curve(profile: Profile, depth: int) -> tuple[list[list[str]], list[str]]:
+    """n, T(n), C(n), the same after a pass of another length, the same with snapshots, distinct experts."""
+    plain = profile.plain()[depth].verify_points
+    same, other = plain[True] or plain[False], plain[False]
+    most, curves = max(profile.by_snapshots().items())
+    kept = curves[depth].verify_points[True] if most else {}
+    base = same[1].median
+    lengths = sorted(same | other)
+    extra, heads = expert_columns(profile, depth, lengths)
+    body = []
+    for i, n in enumerate(lengths):
+        s = same.get(n) or other[n]
+        row = [str(n), f"{s.median * 1e3:.2f}", f"{s.relative:.1%}", f"{s.median / base:.2f}"]
+        row += [f"{other[n].median * 1e3:.2f}" if n in other else ""]
+        row += [f"{kept[n].median * 1e3:.2f}" if n in kept else ""] if kept else []
+        body.append([*row, *extra[i]])
+    snapshots = [f"{most} snapshots"] if kept else []
+    return body, ["n", "T(n) ms", "+-", "C(n)", "after another n", *snapshots, *heads]
+
+
+def _by_threads(profile: Profile) -> tuple[list[list[str]], list[str]]:
+    curves = {
+        k.threads: d[profile.depths[0]].verify_points
+        for k, d in profile.costs.items()
+        if k.strategy == TEXT and k.snapshots == 0 and k.mode == "auto"
+    }
+    some = {t: c[False] | c[True] for t, c in curves.items()}
+    lengths = sorted(set.intersection(*(set(c) for c in some.values())))
+    body = [[str(n), *(f"{c[n].median * 1e3:.2f}" for c in some.values())] for n in lengths]
+    return body, ["n", *(f"{t} threads" for t in some)]
+
+
+_DRAFT_HEADS = [
+    "strategy",
+    "depth",
+    "draft",
+    "all rejected before",
+    "all kept before",
+    "verify",
+    "undo",
+    "break-even AL",
+]
+
+
+def _drafting(profile: Profile) -> list[list[str]]:
+    body = []
+    for strategy in dict.fromkeys(profile.strategies):
+        for depth in profile.depths:
+            for length in lengths_of(profile, strategy):
+                costs = profile.drafting(strategy)[1][depth]
+                if length not in set(costs.steps.drafted.tolist()):
+                    continue
+                never = expect(profile, strategy, length, [0.0] * length, depth)
+                always = expect(profile, strategy, length, [1.0] * length, depth)
+                if never and always:
+                    ms = [never.seconds["propose"] + never.seconds["catch_up"]]
+                    ms += [always.seconds["propose"] + always.seconds["catch_up"]]
+                    ms += [always.seconds["verify"], never.seconds["roll_back"]]
+                    even = "-".join(f"{v:.2f}" for v in sorted((always.break_even, never.break_even)))
+                    body.append([strategy, f"{depth:,}", str(length), *(f"{1e3 * v:.2f}" for v in ms), even])
+    return body
+
+
+def _best_heads() -> list[str]:
+    return ["strategy", "depth", *(f"{a:g}" for a in ACCEPTANCE)]
+
+
+def _best(profile: Profile) -> list[list[str]]:
+    """For each acceptance (the same at every position) the draft length that gives most, and what it gives."""
+    body = []
+    for strategy in dict.fromkeys(profile.strategies):
+        for depth in profile.depths:
+            cells = []
+            for a in ACCEPTANCE:
+                every = (expect(profile, strategy, k, [a] * k, depth) for k in lengths_of(profile, strategy))
+                best = max((e for e in every if e), key=lambda e: e.speedup, default=None)
+                cells.append(f"{best.speedup:.2f} ({best.length})" if best else "n/a")
+            body.append([strategy, f"{depth:,}", *cells])
+    return body
+
+
+_SAVE_HEADS = ["way", "depth", "MiB", "save ms", "restore ms"]
+
+
+def _checkpoints(profile: Profile) -> list[list[str]]:
+    found: dict[tuple[str, int], tuple[float, list[float], list[float]]] = {}
+    for line in profile.lines("checkpoint"):
+        for way in ("checkpoint", "checkpoint-host"):
+            _, save, restore = found.setdefault((way, line["depth"]), (line["bytes"], [], []))
+            save += line[way]["save_s"]
+            restore += line[way]["restore_s"]
+    return [
+        [way, f"{depth:,}", f"{size / 2**20:.1f}", f"{1e3 * np.median(save):.2f}", f"{1e3 * np.median(restore):.2f}"]
+        for (way, depth), (size, save, restore) in sorted(found.items())
+    ]
+
+
+_PROMPT_HEADS = ["strategy", "tokens", "target alone", "with the strategy"]
+
+
+def _prompts(profile: Profile) -> list[list[str]]:
+    """Reading speed from the start or from the depth before, to each depth."""
+    found: dict[tuple[str, int, int], list[tuple[int, float, float]]] = {}
+    for line in profile.lines("prompt"):
+        if line["threads"] == profile.threads and line["tokens"] > 0 and not line["looks_back"]:
+            if line["strategy"] == TEXT and (line["snapshots"] or line["rollback"] != "auto"):
+                continue
+            key = (line["strategy"], line["start"], line["start"] + line["tokens"])
+            found.setdefault(key, []).append((line["tokens"], line["target_s"], line["strategy_s"]))
+    body = []
+    for (strategy, start, end), values in found.items():
+        tokens, target, own = np.median(np.array(values), axis=0)
+        name = "none" if strategy == TEXT else strategy
+        body.append([name, f"{start:,}-{end:,}", f"{tokens / target:.1f}", f"{tokens / (target + own):.1f}"])
+    return body
+
+
+def _notes(profile: Profile) -> list[str]:
+    notes = [
+        "T(n): a target pass over n tokens after one of the same length, median; +-: half of the middle half's width.",
+        "C(n) = T(n)/T(1). snapshots: the same with recurrent states kept for rollback.",
+        "Drafting: with what was kept decoded first; undo: rolling back after all was rejected. Break-even AL: the mean"
+        " acceptance length from which the length pays, if all or nothing is kept.",
+        "Best speedup: the share of draft tokens kept where all before them were, the same at every position. n-grams:"
+        " as if they found a draft at every step.",
+        *expert_notes(profile),
+    ]
+    return notes + _unsteady(profile)
+
+
+def _unsteady(profile: Profile) -> list[str]:
+    """A warning where the sweeps disagree: then the machine was not the same throughout."""
+    medians: dict[int, list[float]] = {}
+    for line in profile.lines("steps"):
+        if line["strategy"] == TEXT and line["snapshots"] == 0 and line["threads"] == profile.threads:
+            ones = [
+                us
+                for us, k, counted in zip(line["phase_us"]["verify"], line["drafted"], line["counted"], strict=True)
+                if counted and k == 0 and line["series"] == "constant"
+            ]
+            medians.setdefault(line["repeat"], []).extend(ones)
+    values = [float(np.median(v)) for v in medians.values() if v]
+    if len(values) < 2 or max(values) <= min(values) * (1 + _UNSTEADY):
+        return []
+    return [
+        f"warning: plain decoding took {min(values) / 1e3:.2f} ms in one sweep and {max(values) / 1e3:.2f} ms in another:"
+        " the machine was not steady. Take the profile again with nothing else running."
+    ]
+
+
+def _section(title: str, body: list[list[str]], heads: list[str], style: str) -> str:
+    heading = f"## {title}" if style == "pipe" else f"{title}\n{'=' * len(title)}"
+    return f"{heading}\n\n{tabulate(body, heads, style, disable_numparse=True)}"

@@ -1,0 +1,34 @@
+"""What can be known before a process is started: strategies, their options, what the files' headers allow."""
+
+from __future__ import annotations
+
+from specdec.demo import model_path
+from specdec.llama.gguf import Header, read_header
+from specdec.registry import Defaults, Planned, Registry
+from specdec.runner.engines import check_engines
+from specdec.spec import RunSpec
+
+
+def plan_strategies(spec: RunSpec) -> list[Planned]:
+    """The strategies that the run names, with ``--draft`` and ``--mtp-model`` filled in; the same in every process."""
+    defaults: Defaults = {"draft": {"model": spec.draft}, "mtp": {"model": spec.mtp_model}}
+    return Registry(spec.strategy_files).plan(spec.strategies, defaults)
+
+
+def unused_options(spec: RunSpec, planned: list[Planned]) -> list[str]:
+    """A line for each model that was given and that no strategy takes."""
+    given = (("--draft", "draft", spec.draft), ("--mtp-model", "mtp", spec.mtp_model))
+    return [
+        f"{option} is not used: no strategy is {name}"
+        for option, name, file in given
+        if file not in ("", "demo-draft") and not any(name in p.label for p in planned)
+    ]
+
+
+def check_headers(spec: RunSpec, planned: list[Planned]) -> Header:
+    """The target's header; raises ``SpecdecError`` where it, or a strategy's own model, cannot serve."""
+    check_engines(spec.engines)
+    header = read_header(model_path(spec.target))
+    for plan in planned:
+        plan.build().check(header)
+    return header

@@ -1,0 +1,70 @@
+"""The engines that can answer prompts, by name. A worker process builds one; no other process loads a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import Protocol, cast
+
+from specdec.arms import Arm, Attempt, do
+from specdec.errors import SpecdecError
+from specdec.registry import Planned
+from specdec.spec import RunSpec
+from specdec.types import Generation, Limits, Prompt, Sampling
+
+ENGINES = {"specdec": "specdec.engine:Engine"}
+"""Name to ``module:class``; the class is built with (spec, planned, announce)."""
+
+
+class AnyEngine(Protocol):
+    """What a worker process needs of an engine."""
+
+    arms: list[Arm]
+    """What it can run of the strategies that were planned; each arm says this engine's name."""
+    sampling: Sampling
+
+    @property
+    def card(self) -> str:
+        """The GPUs in use, or CPU."""
+
+    @property
+    def description(self) -> str:
+        """The target, in the engine's words."""
+
+    def settings(self) -> dict[str, object]:
+        """What the context was resolved to: ``n_ctx``, ``threads`` ..."""
+
+    def fit(self, prompts: list[Prompt], attempt: Attempt = do) -> dict[str, int]:
+        """Called once, first: choose or check the context length, and open through ``attempt`` what each arm needs, so
+        that a failure is put down to its arm. ``attempt`` may leave things undone: then ``ready`` does them. May fix
+        ``arms`` (their order and keys stay). Returns the prompts' lengths in tokens, by id."""
+
+    def ready(self, arm: Arm) -> None:
+        """Make ready whatever the arm needs, so that a failure shows before its first generation."""
+
+    def answers(self, arm: Arm, prompt: Prompt, limits: Limits | None = None) -> Iterator[tuple[int, Generation]]:
+        """(turn, generation) for each turn of the prompt, from an empty memory; ``limits`` None: the run's."""
+
+    def discard(self, arm: Arm) -> None:
+        """After a failure: trust nothing that this arm has left."""
+
+    def close(self) -> None:
+        """Free everything."""
+
+
+def make_engine(name: str, spec: RunSpec, planned: list[Planned], announce: Callable[[str], None]) -> AnyEngine:
+    """Build the engine of this name, which loads the model; ``announce`` takes a line for each thing worth telling."""
+    module, _, cls = _place(name).partition(":")
+    return cast(AnyEngine, getattr(import_module(module), cls)(spec, planned, announce))
+
+
+def check_engines(names: tuple[str, ...]) -> None:
+    """Raise ``SpecdecError`` where a name is unknown."""
+    for name in names:
+        _place(name)
+
+
+def _place(name: str) -> str:
+    if name not in ENGINES:
+        raise SpecdecError(f"unknown engine {name!r}.", f"Known: {', '.join(ENGINES)}.")
+    return ENGINES[name]

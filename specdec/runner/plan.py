@@ -1,0 +1,141 @@
+"""Lay out a run: check what can be checked, start the worker process that holds the model, list the cells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from specdec.arms import Arm
+from specdec.demo import model_path
+from specdec.environment import describe_machine, describe_model
+from specdec.llama.gguf import Header, read_header
+from specdec.registry import Planned
+from specdec.runner.checks import check_headers, plan_strategies, unused_options
+from specdec.runner.order import Cell, order
+from specdec.runner.supervise import Supervisor
+from specdec.runner.workers import Facts, Job
+from specdec.spec import RunSpec
+from specdec.store import Sample
+from specdec.types import Prompt
+from specdec.workloads import load_prompts, prompts_hash, select
+
+
+class Observer(Protocol):
+    """Told how the run goes; prints, or does not."""
+
+    def announce(self, line: str) -> None:
+        """Something worth a line (a load, a warning)."""
+
+    def start(self, total: int, done: int) -> None:
+        """The run has ``total`` cells, ``done`` of which are stored already."""
+
+    def cell(self, arm: Arm, prompt: Prompt, samples: list[Sample]) -> None:
+        """One cell is stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run will do. ``supervisor`` holds the worker process, with the model loaded: whoever has it closes it."""
+
+    spec: RunSpec
+    header: Header
+    prompts: list[Prompt]
+    facts: dict[str, Facts]
+    arms: list[Arm]
+    cells: list[Cell]
+    supervisor: Supervisor
+
+    @property
+    def first(self) -> Facts:
+        """What the first engine said."""
+        return self.facts[self.spec.engines[0]]
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """The prompts' lengths in tokens, by id."""
+        return self.first.lengths
+
+
+def prepare(spec: RunSpec, observer: Observer) -> Plan:
+    """Check everything that can be checked, load the model in a worker process, lay out the cells."""
+    planned = plan_strategies(spec)
+    for line in unused_options(spec, planned):
+        observer.announce(f"warning: {line}")
+    prompts = select(load_prompts(spec.prompt_files), spec.workloads, spec.limit)
+    header = check_headers(spec, planned)
+    supervisor = Supervisor(Job(spec, planned, prompts, header.file_bytes), observer.announce)
+    try:
+        facts = {engine: supervisor.use(engine) for engine in reversed(spec.engines)}  # the first stays loaded
+    except BaseException:
+        supervisor.kill()
+        raise
+    arms = [arm for engine in spec.engines for arm in facts[engine].arms]
+    cells = list(order(arms, prompts, spec.repeats, spec.warmup, spec.launches))
+    return Plan(spec, header, prompts, facts, arms, cells, supervisor)
+
+
+def describe(plan: Plan) -> dict[str, Any]:
+    """What run.json says before anything has run."""
+    spec, first = plan.spec, plan.first
+    return {
+        "kind": "compare",
+        "spec": spec.model_dump(mode="json"),
+        "given": spec.model_dump(mode="json", exclude_defaults=True),
+        "labels": {
+            "engine": " + ".join(spec.engines),
+            "label": "real",
+            "card": first.card,
+            "arm": "same split",
+            "sampling": first.sampling,
+            "thinking": spec.thinking,
+            "ignore_eos": spec.ignore_eos,
+            "carry_state": spec.carry_state,
+        },
+        "strategies": [_strategy(p) for p in dict.fromkeys(a.planned for a in plan.arms)],
+        "arms": [
+            {"engine": a.engine, "strategy": a.planned.label, "rollback": a.rollback, "snapshots": a.snapshots}
+            for a in plan.arms
+        ],
+        "prompts_sha256": prompts_hash(plan.prompts),
+        "prompts": [
+            {"id": p.id, "workload": p.workload, "length": p.length, "turns": p.turns, "tokens": plan.lengths[p.id]}
+            for p in plan.prompts
+        ],
+        "model": describe_model(plan.header) | {"description": first.description},
+        "context": first.settings,
+        "limits": {"cell_timeout_s": spec.cell_timeout or "automatic", "ram_bytes": plan.supervisor.ram_limit},
+        "environment": describe_machine(),
+        "cells": len(plan.cells),
+    }
+
+
+def _strategy(planned: Planned) -> dict[str, Any]:
+    model = dict(planned.call.options).get("model")
+    return {
+        "model": describe_model(read_header(model_path(str(model)))) if model else None,
+        "nested": [_strategy(child) for child in planned.children],
+        "label": planned.label,
+        "name": planned.found.cls.name,
+        "options": planned.resolved,
+        "origin": planned.found.origin.split(" (")[0],
+        "file_sha256": planned.found.file_sha256,
+    }
+
+
+_IDENTITY = ("prompts", "strategies", "model file", "machine", "number of snapshots that fit into memory")
+
+
+def what_changed(before: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """What must not differ between start and resume, and does; of a model its header counts, not where it lies."""
+    return next((what for what in _IDENTITY if _identity(before, what) != _identity(now, what)), None)
+
+
+def _identity(meta: dict[str, Any], what: str) -> Any:
+    machine = meta["environment"]
+    return {
+        "prompts": meta["prompts_sha256"],
+        "strategies": meta["strategies"],
+        "model file": meta["model"]["header_sha256"],
+        "machine": (machine["cpu"], meta["labels"]["card"], machine["packages"]),
+        "number of snapshots that fit into memory": meta["arms"],
+    }[what]

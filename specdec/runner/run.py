@@ -1,0 +1,97 @@
+"""Compare and resume: the cells of a plan that are not stored yet, one by one, each stored before the next begins."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from specdec.errors import SpecdecError
+from specdec.runner.order import WARMUP_TOKENS, CellKey
+from specdec.runner.plan import Observer, Plan, describe, prepare, what_changed
+from specdec.spec import RunSpec
+from specdec.store import Run, RunWriter, create, reopen
+from specdec.types import Limits
+
+
+def compare(spec: RunSpec, results: Path, observer: Observer) -> Path:
+    """Run a comparison from the start; returns the run's folder."""
+    plan = prepare(spec, observer)
+    try:
+        with create(results, describe(plan)) as writer:
+            observer.announce(f"Writing {writer.folder}")
+            return _work(plan, writer, set(), observer)
+    finally:
+        plan.supervisor.kill()
+
+
+def resume(run: Run, observer: Observer, retry_failed: bool = False) -> Path:
+    """Finish an interrupted run, in the same order, with the same prompts and seed.
+
+    Cells that failed are done, too, unless ``retry_failed``; then a finished run may be taken up again.
+    """
+    if run.finished and not (retry_failed and any(s["status"] != "ok" for s in run.samples)):
+        what = "has no failed cells" if retry_failed else "is finished"
+        raise SpecdecError(f"{run.folder} {what}.", f"Read it with: specdec report {run.folder}")
+    plan = prepare(RunSpec.model_validate(run.meta["spec"]), observer)
+    try:
+        what_differs = what_changed(run.meta, describe(plan))
+        if what_differs:
+            raise SpecdecError(f"{run.folder}: the {what_differs} changed since it was started.", "Start a new run.")
+        if not retry_failed:
+            plan.supervisor.recall(run.samples)
+        with reopen(run) as writer:
+            return _work(plan, writer, _done(run, plan, retry_failed), observer)
+    finally:
+        plan.supervisor.kill()
+
+
+def _done(run: Run, plan: Plan, retry_failed: bool) -> set[CellKey]:
+    """Cells that need not run again: all turns are there, or one failed. A conversation that was cut off runs again
+    from its first turn; its turns then stand twice in the file, and the reader takes the later ones."""
+    turns = {c.key: 1 if c.warmup else c.prompt.turns for c in plan.cells}
+    seen: Counter[CellKey] = Counter()
+    failed: set[CellKey] = set()
+    for s in run.samples:
+        key = tuple(s[k] for k in ("engine", "strategy", "rollback", "prompt", "repeat", "launch", "warmup"))
+        seen[key] += 1
+        if s["status"] != "ok":
+            failed.add(key)
+    done = {key for key, n in seen.items() if n >= turns.get(key, 1)}
+    return done - failed if retry_failed else done | failed
+
+
+def estimate_seconds(plan: Plan) -> float:
+    """Upper bound of a run's time, from one short generation of the first prompt (plain decoding, no early stops)."""
+    spec, plain = plan.spec, next(a for a in plan.arms if a.planned.label == "none")
+    shortest = min(plan.prompts, key=lambda p: plan.lengths[p.id])
+    g = plan.supervisor.measure(plain, shortest, Limits(n_predict=min(8, spec.n_predict), ignore_eos=True))
+    per_prompt_token = g["prefill_s"] / max(1, g["n_prompt"])
+    per_token = g["generation_s"] / max(1, len(g["token_ids"]) - 1)
+    total = 0.0
+    for cell in plan.cells:
+        tokens = WARMUP_TOKENS if cell.warmup else spec.n_predict * cell.prompt.turns
+        total += plan.lengths[cell.prompt.id] * per_prompt_token + tokens * per_token
+    return total
+
+
+def _work(plan: Plan, writer: RunWriter, done: set[CellKey], observer: Observer) -> Path:
+    todo = [c for c in plan.cells if c.key not in done]
+    observer.start(len(plan.cells), len(plan.cells) - len(todo))
+    launch = todo[0].launch if todo else 0
+    try:
+        for cell in todo:
+            if cell.launch != launch:
+                launch = cell.launch
+                plan.supervisor.close()  # the next cell gets a fresh process
+            samples = []
+            for sample in plan.supervisor.serve(cell):
+                writer.append(sample)
+                samples.append(sample)
+            observer.cell(cell.arm, cell.prompt, [s for s in samples if s["warmup"] == cell.warmup])
+        plan.supervisor.close()
+        writer.finish()
+    except BaseException as error:
+        how = "Interrupted" if isinstance(error, KeyboardInterrupt) else "Stopped"
+        observer.announce(f"{how}. Finish it with: specdec resume {writer.folder}")
+        raise
+    return writer.folder

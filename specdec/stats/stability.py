@@ -1,0 +1,95 @@
+"""Whether repetition agrees with itself: what the intervals alone do not tell, and the command that settles it."""
+
+from __future__ import annotations
+
+import shlex
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from specdec.store import Sample
+
+SPREAD = 0.05
+"""Repeats of one prompt that spread more than this (pooled standard deviation of tok/s) are told."""
+SETTLING = 3
+
+
+def unsteady(samples: Iterable[Sample], spec: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """One line for each thing that did not hold still from repeat to repeat or from launch to launch.
+
+    Repeats and launches of a prompt under one arm should take the same time a token (greedy: the same text). Their
+    standard deviations are pooled over the prompts, within launches and between them.
+
+    Args:
+        samples: of one run; warm-ups and failures are ignored. Read: engine, strategy, rollback, prompt, turn, launch,
+            token_ids, generation_s.
+        spec, given: the run's options, all and those given, for the command that would settle it.
+    """
+    cells: dict[tuple[object, ...], dict[object, list[float]]] = defaultdict(lambda: defaultdict(list))
+    texts: dict[tuple[object, ...], set[int]] = defaultdict(set)
+    for s in samples:
+        if not s["warmup"] and s["status"] == "ok" and s["generation_s"] > 0:
+            cell = s.get("engine", "specdec"), s["strategy"], s["rollback"], s["prompt"], s["turn"]
+            texts[cell].add(hash(tuple(s["token_ids"])))
+            cells[cell][s.get("launch", 0)].append(float(np.log(len(s["token_ids"]) / s["generation_s"])))
+    repeated = [(cell, np.array(v)) for cell, by in cells.items() for v in by.values() if len(v) > 1]
+    launched = [(cell, np.array([np.mean(v) for v in by.values()])) for cell, by in cells.items() if len(by) > 1]
+    lines = []
+    for what, found in (("Repeats", repeated), ("Launches", launched)):
+        if not found:
+            continue
+        spread = _pooled([v for _, v in found])
+        if spread > SPREAD:
+            where, worst = max(found, key=lambda item: float(item[1].std(ddof=1)))
+            same = len(texts[where]) == 1
+            cause = (
+                "Something else used the machine" if same else "The texts differ, or something else used the machine"
+            )
+            lines.append(
+                f"{what} of the same prompt spread by {spread:.0%} (the most: {where[3]} under {where[1]}, {_span(worst)})."
+                f" {cause}. End other programs, then: {again(spec, given)}"
+            )
+    return lines
+
+
+def again(spec: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """The command of a run, with more repeats and launches: at least three of each, more than it had."""
+    words = ["specdec", "compare"]
+    for name, value in given.items():
+        if name not in ("repeats", "launches", "results", "sampling", "model"):
+            words += _option(name, value)
+    for group in ("sampling", "model"):
+        for name, value in (given.get(group) or {}).items():
+            words += _option(name, value)
+    for name in ("repeats", "launches"):
+        had = int(spec.get(name) or 1)
+        words += [f"--{name}", str(SETTLING if had < SETTLING else 2 * had)]
+    return shlex.join(words)
+
+
+_NAMES = {"strategy_files": "strategy", "prompt_files": "prompts", "op_offload": "no-op-offload"}
+
+
+def _option(name: str, value: Any) -> list[str]:
+    option = f"--{_NAMES.get(name, name.replace('_', '-'))}"
+    if name == "limit" and value is None:
+        return [option, "0"]
+    if value is None:
+        return []
+    if isinstance(value, bool):
+        return [option] if value != (name == "op_offload") else []
+    if isinstance(value, list | tuple):
+        joined = name in ("workloads", "rollback")
+        return [option, ",".join(map(str, value))] if joined else [w for v in value for w in (option, str(v))]
+    return [option, str(value)]
+
+
+def _pooled(groups: list[Any]) -> float:
+    squares = sum(float(((g - g.mean()) ** 2).sum()) for g in groups)
+    return float(np.sqrt(squares / sum(len(g) - 1 for g in groups)))
+
+
+def _span(logs: Any) -> str:
+    return f"{np.exp(logs.min()):.1f}-{np.exp(logs.max()):.1f} tok/s"

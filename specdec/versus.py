@@ -1,0 +1,202 @@
+"""Two runs against each other, paired by prompt: another version of a strategy, another card, another build.
+
+What must be the same for a difference to have one cause (prompts, settings, model) is checked; what may differ (the
+machine, versions, the strategies' files) is named. Everything comes from the two stored runs.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from specdec.differences import Difference
+from specdec.differences import environment as environment_differences
+from specdec.differences import settings as setting_differences
+from specdec.errors import SpecdecError
+from specdec.metrics import ALL, BASELINE, ENGINE, Arm, arm_of, arms_of
+from specdec.stats import Estimate, Pairs, estimate, judge, launch_spread
+from specdec.stats.pairs import Floats
+from specdec.stats.verdicts import CANNOT_TELL
+from specdec.store import Run, Sample
+from specdec.types import Row
+from specdec.why import setting_line
+
+
+@dataclass(frozen=True, slots=True)
+class Versus:
+    """Run B over run A.
+
+    Args:
+        rows: one for each arm that both have, by workload, ``all`` last (docs/results.md, "Two runs").
+        settings: differences that make a comparison of speeds doubtful; environment: those that are named only.
+        only_a, only_b: arms and prompts that one side alone has.
+        lines: sentences on what the pairing cannot tell, and on a setting that was varied.
+    """
+
+    a: Run
+    b: Run
+    rows: list[Row]
+    settings: list[Difference]
+    environment: list[Difference]
+    only_a: list[str]
+    only_b: list[str]
+    lines: list[str]
+
+
+def versus(a: Run, b: Run, allow_differences: bool = False) -> Versus:
+    """Pair two runs; refuses other prompts, settings or models unless told to go on."""
+    settings = setting_differences(a, b)
+    if settings and not allow_differences:
+        named = "; ".join(d.line for d in settings)
+        raise SpecdecError(
+            f"{a.id} and {b.id} differ in {named}.", "Compare them all the same with --allow-differences."
+        )
+    mine, theirs = _generations(a), _generations(b)
+    if not {p for _, p, _ in mine} & {p for _, p, _ in theirs}:
+        raise SpecdecError(f"{a.id} and {b.id} share no prompt that both finished.", "Run both on the same prompts.")
+    arms = [arm for arm in arms_of(a) if arm in arms_of(b)]
+    if not arms:
+        raise SpecdecError(f"{a.id} and {b.id} share no strategy.", "Compare runs that have one in common.")
+    found = _table(a, arms, mine, theirs)
+    lines = _lines(a, b, settings, found)
+    only = [sorted(_names(x) - _names(y)) for x, y in ((a, b), (b, a))]
+    return Versus(a, b, [f.row for f in found], settings, environment_differences(a, b), only[0], only[1], lines)
+
+
+Rounds = dict[tuple[int, int], Floats]
+Generations = dict[tuple[Arm, str, str], Rounds]
+"""(arm, prompt, workload) -> (launch, repeat) -> tokens and seconds, the turns of a conversation added up."""
+
+
+def _generations(run: Run) -> Generations:
+    """A repeat that lacks one of the prompt's turns is left out."""
+    turns: dict[tuple[Arm, str, str], dict[tuple[int, int], list[Sample]]] = defaultdict(lambda: defaultdict(list))
+    for s in run.samples:
+        if not s["warmup"] and s["status"] == "ok" and s["generation_s"] > 0:
+            turns[arm_of(s), s["prompt"], s["workload"]][s.get("launch", 0), s["repeat"]].append(s)
+    planned = {p["id"]: p["turns"] for p in run.meta["prompts"]}
+    out: Generations = {}
+    for key, rounds in turns.items():
+        whole = {r: found for r, found in rounds.items() if len(found) == planned.get(key[1], 1)}
+        if whole:
+            out[key] = {
+                r: np.array([sum(len(s["token_ids"]) for s in found), sum(s["generation_s"] for s in found)])
+                for r, found in whole.items()
+            }
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A row, and the estimates whose verdicts depend on the whole table: of the speeds, of the speedups."""
+
+    row: Row
+    speed: Estimate
+    speedup: Estimate | None
+
+
+def _table(a: Run, arms: list[Arm], mine: Generations, theirs: Generations) -> list[_Found]:
+    found = []
+    for workload in (*dict.fromkeys(p["workload"] for p in a.meta["prompts"]), ALL):
+        for arm in arms:
+            prompts = [(p, w) for x, p, w in mine if x == arm and workload in (w, ALL)]
+            prompts = [k for k in prompts if _key(arm, k) in theirs]
+            if prompts:
+                found.append(_row(arm, workload, prompts, mine, theirs))
+    # One launch says nothing of the next, and nothing cancels between two runs: no verdict on their speeds.
+    launched = [f.speed if f.row["launches"] > 1 else None for f in found]
+    for f, verdict, relative in zip(found, judge(launched), judge([f.speedup for f in found]), strict=True):
+        f.row["verdict"] = verdict.text if verdict else CANNOT_TELL
+        f.row["p_value"], f.row["p_corrected"] = (verdict.p, verdict.p_corrected) if verdict else (None, None)
+        f.row["speedup_verdict"] = relative and relative.text
+    return found
+
+
+def _row(arm: Arm, workload: str, prompts: list[tuple[str, str]], mine: Generations, theirs: Generations) -> _Found:
+    sides = [_pairs(run, arm, None, prompts) for run in (mine, theirs)]
+    of_a, of_b = (side.by_prompt()[:, :2] for side in sides)
+    spreads = [s for side in sides if (s := launch_spread(side.by_launch(), level=1.0))]
+    ratio = estimate(Pairs(np.concatenate([of_b, of_a], axis=1)[:, None], sides[0].strata), extra=spreads)
+    low, high = ratio.interval() or (None, None)
+    row: Row = {
+        "engine": arm[0], "strategy": arm[1], "rollback": arm[2], "workload": workload, "prompts": len(prompts),
+        "launches": min(side.launches for side in sides),
+        "tok_s_a": float(of_a[:, 0].sum() / of_a[:, 1].sum()), "tok_s_b": float(of_b[:, 0].sum() / of_b[:, 1].sum()),
+        "ratio": ratio.value, "ratio_low": low, "ratio_high": high, "mean_ratio": ratio.mean,
+        "between_launches": ratio.between_launches,
+    }  # fmt: skip
+    relative, speedup = _against_plain(arm, prompts, mine, theirs)
+    return _Found(row | relative, ratio, speedup)
+
+
+def _against_plain(
+    arm: Arm, prompts: list[tuple[str, str]], mine: Generations, theirs: Generations
+) -> tuple[Row, Estimate | None]:
+    """B's speedup over A's, each against plain decoding of its own run: what the machines do to both cancels."""
+    plain = (arm[0], BASELINE, "auto")
+    both = [
+        k
+        for k in prompts
+        if all(run.get(_key(plain, k), {}).keys() & run[_key(arm, k)].keys() for run in (mine, theirs))
+    ]
+    names = ("speedup_a", "speedup_b", "speedup_ratio", "speedup_ratio_low", "speedup_ratio_high")
+    if arm == plain or not both:
+        return dict.fromkeys(names), None
+    sides = [_pairs(run, arm, plain, both) for run in (mine, theirs)]
+    of_a, of_b = (side.by_prompt() for side in sides)
+    spreads = [s for side in sides if (s := launch_spread(side.by_launch()))]
+    ratio = estimate(Pairs(np.concatenate([of_b, of_a], axis=1)[:, None], sides[0].strata), extra=spreads)
+    low, high = ratio.interval() or (None, None)
+    values = (*(estimate(side).value for side in sides), ratio.value, low, high)
+    return dict(zip(names, values, strict=True)), ratio
+
+
+def _key(arm: Arm, prompt: tuple[str, str]) -> tuple[Arm, str, str]:
+    return arm, prompt[0], prompt[1]
+
+
+def _pairs(run: Generations, arm: Arm, base: Arm | None, prompts: list[tuple[str, str]]) -> Pairs:
+    """An arm's rounds beside those of another in the same run; beside 1 token a second where ``base`` is None."""
+    cells = []
+    for k in prompts:
+        ours = run[_key(arm, k)]
+        theirs = run[_key(base, k)] if base else dict.fromkeys(ours, np.ones(2))
+        cells.append({r: np.concatenate([ours[r], theirs[r]]) for r in ours if r in theirs})
+    rounds = sorted({r for cell in cells for r in cell})
+    parts = np.array([[cell.get(r, np.zeros(4)) for r in rounds] for cell in cells])
+    return Pairs(parts, [w for _, w in prompts], [launch for launch, _ in rounds])
+
+
+def _names(run: Run) -> set[str]:
+    """Arms and prompts of a run, by name."""
+    arms = {" ".join(p for p in (s, f"[{r}]" if r != "auto" else "", "" if e == ENGINE else f"on {e}") if p)
+            for e, s, r in arms_of(run)}  # fmt: skip
+    return arms | {f"prompt {p['id']}" for p in run.meta["prompts"]}
+
+
+def _lines(a: Run, b: Run, settings: Sequence[Difference], found: Sequence[_Found]) -> list[str]:
+    lines = []
+    few = [run.id for run in (a, b) if len({s.get("launch", 0) for s in run.samples}) < 2]
+    if few:
+        lines.append(
+            f"One launch alone in {' and '.join(dict.fromkeys(few))}: what changes from one process, hour or temperature"
+            " to the next is not in the first table's intervals, and there is no verdict on B/A. Settle it: run both with"
+            " --launches 3."
+        )
+    if len(settings) == 1 and not isinstance(settings[0].a, list | dict | str):
+        whole = [f for f in found if f.row["workload"] == ALL]
+        lines += [s for f in whole if (s := _setting(settings[0], f.row, f.speed))]
+    return lines
+
+
+def _setting(difference: Difference, row: Row, ratio: Estimate) -> str | None:
+    line = setting_line(difference.what, difference.a, difference.b, ratio)
+    return line and f"{row['strategy']}: {line}"
+
+
+def finished(runs: Iterable[Run]) -> list[str]:
+    """A line for each run that was interrupted: it is compared on what it has."""
+    return [f"{r.id} was interrupted: compared on what it has." for r in runs if not r.finished]

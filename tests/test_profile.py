@@ -1,0 +1,405 @@
+"""A profile on the toy target with a clock of its own: what every part costs is known, so predictions must be exact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from specdec import decode
+from specdec.decode import Decoder
+from specdec.errors import SpecdecError
+from specdec.forced import ForcedTarget
+from specdec.profile import bench as bench_module
+from specdec.profile import plan
+from specdec.profile.bench import Bench, Want
+from specdec.profile.compare import mismatches, prediction_rows
+from specdec.profile.plan import Setting
+from specdec.profile.predict import Arm, expect, plain_step, predict_steps
+from specdec.profile.spec import ProfileSpec
+from specdec.profile.stage import Outcome, Script, Scripted
+from specdec.profile.steps import redecoded, same_shape
+from specdec.profile.stored import Profile
+from specdec.report import profile as tables
+from specdec.report.experts import uniform_law
+from specdec.report.prediction import expectations
+from specdec.rollback import snapshots_for
+from specdec.spec import check
+from specdec.store import Run
+from specdec.strategy import Strategy
+from specdec.testing.fake import FakeMemory, FakeTarget
+from specdec.types import Draft, FloatArray, Generation, Limits, Sampling, Step, TokenArray
+
+TEXT = np.random.default_rng(5).integers(0, 20, 600).astype(np.int32)
+DEPTHS = (32, 128)
+GREEDY = Sampling()
+
+
+class Time:
+    """A clock that only moves where something is said to take time."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class TimedMemory(FakeMemory):
+    clock: Time
+
+    def save(self, on_device: bool, slot: int = 0) -> None:
+        self.clock.now += 0.003 if on_device else 0.007
+        super().save(on_device, slot)
+
+    def restore(self, slot: int = 0) -> None:
+        self.clock.now += 0.004
+        super().restore(slot)
+
+
+class TimedTarget(FakeTarget):
+    """A pass over n tokens has its price, and costs 1 ms more after another length, ``slope`` s more a token of depth."""
+
+    slope = 0.0
+
+    def __init__(self, clock: Time, recurrent: bool = False, snapshots: int = 0) -> None:
+        super().__init__(recurrent=recurrent, snapshots=snapshots)
+        self.memory = TimedMemory(recurrent, snapshots)
+        self.memory.clock = self._clock = clock
+        self._before = 0
+
+    def decode(self, ids: TokenArray, start: int, outputs: Any) -> FloatArray:
+        n = len(ids)
+        stepwise = 0.010 + 0.002 * n + (0.009 if n > 4 else 0.0)  # other kernels from 5 tokens on
+        self._clock.now += stepwise + self.slope * start + (0.001 if n != self._before else 0.0)
+        self._before = n
+        return super().decode(ids, start, outputs)
+
+
+class Drafter(Strategy):
+    """A draft costs 2 ms a token, and decoding what was kept 1 ms a token, as a draft model's would."""
+
+    name = "drafter"
+    longest = 6
+
+    def __init__(self, clock: Time) -> None:
+        super().__init__()
+        self._clock, self._rng, self._behind = clock, np.random.default_rng(3), 1
+
+    @property
+    def longest_draft(self) -> int:
+        return self.longest
+
+    def begin(self, prompt_ids: TokenArray) -> None:
+        self._behind = 1
+
+    def propose(self, context: TokenArray, max_tokens: int) -> Draft:
+        n = min(max_tokens, self.longest)
+        self._clock.now += 0.002 * n + 0.001 * self._behind
+        return Draft(self._rng.integers(0, 20, n).tolist())
+
+    def accept(self, step: Step) -> None:
+        self._behind = step.accepted + 1
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Time:
+    time = Time()
+    monkeypatch.setattr(decode, "perf_counter", time)
+    monkeypatch.setattr(bench_module, "perf_counter", time)
+    return time
+
+
+def settings(recurrent: bool, passes: tuple[int, ...] = (*range(1, 10), 16)) -> list[Setting]:
+    drafter = Setting("drafter", object(), "auto", snapshots_for("auto", 6, recurrent, None), (1, 2, 3, 4, 6))  # type: ignore[arg-type]
+    return [*plan.text_settings(recurrent, passes, [1]), drafter]
+
+
+def measured(clock: Time, recurrent: bool, settle: int = 1, depths: tuple[int, ...] = DEPTHS) -> Profile:
+    """A profile as measure.py takes it, of the toy target."""
+    import random
+
+    lines: list[dict[str, Any]] = []
+    for setting in settings(recurrent):
+        script, target = Script(), TimedTarget(clock, recurrent, setting.snapshots)
+        inner = Drafter(clock) if setting.planned else None
+        strategy = Scripted(inner, script, lambda i: int(TEXT[i]), setting.longest)
+        bench = Bench(target, strategy, script, setting.mode, TEXT, GREEDY)
+        rng = random.Random(1)
+        for depth in depths:
+            bench.prefill(depth)
+            for round_ in range(4):
+                for series, wants in (
+                    ("constant", plan.constant(setting, settle, round_, rng)),
+                    ("changing", plan.changing(setting, rng)),
+                ):
+                    block = bench.run(wants).as_dict()
+                    lines.append({**_names(setting, depth, round_), "series": series, **block})
+        assert not target.memory.stale
+    meta = {
+        "kind": "profile",
+        "run_id": "p",
+        "status": "finished",
+        "settle": settle,
+        "context": {"recurrent": recurrent, "threads": 1, "n_ctx": 600},
+        "labels": {"card": "CPU", "sampling": "greedy"},
+        "model": {"file": "toy", "description": "toy", "header_sha256": "1"},
+        "environment": {"cpu": "toy", "packages": {"llama-cpp-python": "1"}},
+        "spec": {"model": {"threads": 0, "flash_attn": "auto"}, "repeats": 4},
+        "strategies": [{"name": "drafter", "label": "drafter", "file_sha256": "f", "model": None, "options": {}}],
+    }
+    return Profile(Run(Path("p"), meta, lines))
+
+
+def _names(setting: Setting, depth: int, round_: int) -> dict[str, Any]:
+    names = {"strategy": setting.strategy, "rollback": setting.mode, "snapshots": setting.snapshots, "threads": 1}
+    return {"kind": "steps", **names, "looks_back": False, "depth": depth, "repeat": 0, "round": round_}
+
+
+class Oracle(Drafter):
+    """The drafter, right as often as it happens: its first tokens are those of the known answer."""
+
+    def __init__(self, clock: Time, answer: list[int], n_prompt: int, n_max: int) -> None:
+        super().__init__(clock)
+        self._answer, self._n_prompt, self.longest = answer, n_prompt, n_max
+
+    def propose(self, context: TokenArray, max_tokens: int) -> Draft:
+        tokens = list(super().propose(context, max_tokens).token_ids)
+        at, right = len(context) - self._n_prompt, int(self._rng.integers(0, len(tokens) + 1))
+        known = self._answer[at : at + right]
+        return Draft(known + tokens[len(known) :])
+
+
+def generations(clock: Time, recurrent: bool, n_max: int) -> Iterator[tuple[int, Generation]]:
+    """(snapshots, generation) of the loop itself, without and with drafts."""
+    prompt, limits = TEXT[:40].copy(), Limits(60)
+    plain = Decoder(TimedTarget(clock, recurrent), _Nothing()).generate(prompt, limits, GREEDY)
+    yield 0, plain
+    snapshots = snapshots_for("auto", n_max, recurrent, None)
+    oracle = Oracle(clock, plain.token_ids, len(prompt), n_max)
+    drafted = Decoder(TimedTarget(clock, recurrent, snapshots), oracle).generate(prompt, limits, GREEDY)
+    assert drafted.token_ids == plain.token_ids
+    assert len(set(drafted.steps.accepted)) > 1
+    yield snapshots, drafted
+
+
+class _Nothing(Strategy):
+    name = "none"
+
+    @property
+    def longest_draft(self) -> int:
+        return 0
+
+    def propose(self, context: TokenArray, max_tokens: int) -> Draft:
+        return Draft()
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("n_max", [1, 3, 4, 5, 6])
+def test_prediction_is_exact_where_the_costs_are(clock: Time, recurrent: bool, n_max: int) -> None:
+    profile = measured(clock, recurrent)
+    for snapshots, g in generations(clock, recurrent, n_max):
+        name = "drafter" if any(g.steps.drafted) else "none"
+        arm = Arm(name, "auto", snapshots, n_max)
+        phases = predict_steps(g.steps.drafted, g.steps.accepted, profile, arm, g.n_prompt)
+        for phase in ("propose", "verify", "roll_back"):
+            assert phases[phase].sum() == pytest.approx(g.phase_s[phase], rel=1e-9, abs=1e-9), phase
+        assert sum(v.sum() for v in phases.values()) == pytest.approx(g.generation_s, rel=1e-9)
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_depth_costs_what_it_costs(clock: Time, monkeypatch: pytest.MonkeyPatch, recurrent: bool) -> None:
+    monkeypatch.setattr(TimedTarget, "slope", 2e-5)  # a pass at depth 600 costs twice what one at 0 does
+    profile = measured(clock, recurrent)
+    for snapshots, g in generations(clock, recurrent, 3):
+        arm = Arm("drafter" if any(g.steps.drafted) else "none", "auto", snapshots, 3)
+        phases = predict_steps(g.steps.drafted, g.steps.accepted, profile, arm, g.n_prompt)
+        # A point's steps lie a few tokens beside the mean depth of all.
+        assert phases["verify"].sum() == pytest.approx(g.phase_s["verify"], rel=0.02)
+
+
+def test_checkpoints_cost_what_they_cost(clock: Time) -> None:
+    profile = measured(clock, True)
+    drafted, accepted = [4, 4, 4], [0, 4, 2]
+    for mode, save in (("checkpoint", 0.003), ("checkpoint-host", 0.007)):
+        phases = predict_steps(drafted, accepted, profile, Arm("drafter", mode, 0, 4), 32)
+        again = [0.010 + 0.002 * n + 0.001 for n in (1, 3)]
+        expected = [save + 0.004 + again[0], save, save + 0.004 + again[1]]
+        assert phases["roll_back"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_steps_of_the_curve_stay_steps_and_nothing_lies_beyond(clock: Time) -> None:
+    profile = measured(clock, False)
+    costs = profile.plain()[32]
+    four, five = (costs.verify(np.array([n]), np.array([True]))[0] for n in (4, 5))
+    assert five - four == pytest.approx(0.002 + 0.009)
+    assert np.isnan(costs.verify(np.array([17]), np.array([True]))[0])
+    phases = predict_steps([20], [0], profile, Arm("text", n_max=20), 32)
+    assert np.isnan(phases["verify"][0])
+
+
+def test_a_change_of_length_has_its_price(clock: Time) -> None:
+    profile = measured(clock, False)
+    arm = Arm("text", n_max=3)
+    settled = predict_steps([3] * 4, [0] * 4, profile, arm, 32)["verify"]
+    changing = predict_steps([3, 2, 3, 2], [0] * 4, profile, arm, 32)["verify"]
+    assert settled[0] - settled[1] == pytest.approx(0.001)
+    assert changing[2] == pytest.approx(settled[0])
+
+
+def test_same_shape_sees_what_is_decoded_again() -> None:
+    drafted, accepted = np.array([2, 2, 2, 2]), np.array([2, 1, 2, 2])
+    assert same_shape(drafted, redecoded(drafted, accepted, False), 1).tolist() == [False, True, True, True]
+    again = redecoded(drafted, accepted, True)
+    assert again.tolist() == [0, 2, 0, 0]
+    assert same_shape(drafted, again, 1).tolist() == [False, True, False, True]
+    assert same_shape(drafted, redecoded(drafted, accepted, False), 2).tolist() == [False, False, True, True]
+
+
+@pytest.mark.parametrize("rates", [[0.8, 0.7, 0.6], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
+def test_expectation_is_the_mean_of_many_steps(clock: Time, rates: list[float]) -> None:
+    profile = measured(clock, False, depths=(128,))
+    rng = np.random.default_rng(0)
+    accepted = np.cumprod(rng.random((4000, 3)) < np.array(rates), axis=1).sum(axis=1)
+    phases = predict_steps(np.full(4000, 3), accepted, profile, Arm("drafter", n_max=3), 128)
+    expected = expect(profile, "drafter", 3, rates, 128)
+    assert expected is not None
+    assert expected.tokens == pytest.approx((accepted + 1).mean(), rel=0.02)
+    assert expected.tokens == pytest.approx(1 + sum(np.cumprod(rates)))
+    assert expected.step == pytest.approx(sum(v.mean() for v in phases.values()), rel=0.01)
+    assert expected.speedup == pytest.approx(expected.tokens / expected.break_even)
+    assert expected.plain == pytest.approx(plain_step(profile, 128))
+
+
+def test_predictions_stay_within_what_was_measured(clock: Time) -> None:
+    profile = measured(clock, False)
+    found = expectations(profile, [0.9] * 12, 64)
+    assert [e.length for e in found] == [1, 2, 3, 4, 5, 6]
+    assert expect(profile, "drafter", 9, [0.9] * 9, 64) is None
+    with pytest.raises(SpecdecError, match="did not measure the strategy 'mtp'"):
+        expect(profile, "mtp", 1, [0.9], 64)
+
+
+def test_the_script_decides_and_the_memory_is_right(clock: Time) -> None:
+    target, script = TimedTarget(clock, recurrent=True, snapshots=4), Script()
+    text = lambda i: int(TEXT[i])  # noqa: E731
+    bench = Bench(target, Scripted(None, script, text, 6), script, "auto", TEXT, GREEDY)
+    bench.prefill(50)
+    wants = [Want(k, a) for k, a in ((3, 1), (6, 2), (2, 2), (0, 0), (4, 0), (6, 6), (1, 1))]
+    block = bench.run(wants)
+    assert block.drafted == [w.length for w in wants]
+    assert block.accepted == [w.accepted for w in wants]
+    assert block.start == list(50 + np.concatenate([[0], np.cumsum(np.array(block.accepted) + 1)])[:-1])
+    assert not target.memory.stale
+    again = bench.run(wants)
+    assert again.start == block.start
+    bench.rewind()
+    assert target.memory.tokens == TEXT[:49].tolist()
+    assert not target.memory.stale
+
+
+def test_a_forced_sampled_step_is_kept_and_rejected_too(clock: Time) -> None:
+    script, text = Script(2, 1), lambda i: int(TEXT[i])
+    bench = Bench(
+        TimedTarget(clock), Scripted(None, script, text, 4), script, "auto", TEXT, Sampling(temperature=0.8, top_k=5)
+    )
+    bench.prefill(40)
+    block = bench.run([Want(2, 1), Want(3, 3), Want(4, 0)])
+    assert block.accepted == [1, 3, 0]
+
+
+def test_the_outcome_is_what_the_script_wants() -> None:
+    target = ForcedTarget(FakeTarget(), Outcome(Script(1, 1), lambda i: 7, 24))
+    assert target.decode(np.array([3], np.int32), 0, "last").argmax() == 7
+    assert target.decode(np.array([1, 2], np.int32), 1, "all").argmax(axis=1).tolist() == [2, 7]
+    none = Outcome(Script(2, 0), lambda i: 5, 24)
+    assert none.after(np.array([1, 5, 5], np.int32), 0).tolist() == [
+        6,
+        5,
+        5,
+    ]  # the draft is the text: refused all the same
+
+
+def test_run_and_profile_side_by_side(clock: Time) -> None:
+    profile = measured(clock, True)
+    run = _run(clock, profile, True)
+    assert mismatches(run, profile) == []
+    rows = prediction_rows(run, profile)
+    assert [r.strategy for r in rows] == ["none", "drafter", "other"]
+    for r in rows[:2]:
+        assert r.difference == pytest.approx(0.0, abs=1e-9)
+        assert not r.flagged
+        assert sum(p for p, _ in r.phases.values()) == pytest.approx(
+            sum(o for _, o in r.phases.values()), rel=1e-9, abs=1e-9
+        )
+    assert rows[2].predicted is None
+    assert rows[2].why == "not measured"
+    slower = prediction_rows(_run(clock, profile, True, stretch=1.2), profile)
+    assert all(r.flagged for r in slower[:2])
+    assert slower[0].difference == pytest.approx(0.2, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "name"),
+    [
+        (("environment", "cpu"), "other", "processor"),
+        (("model", "header_sha256"), "2", "model"),
+        (("context", "threads"), 8, "threads"),
+        (("labels", "sampling"), "temp=0.8", "sampling"),
+        (("spec", "model"), {"flash_attn": "on"}, "model options"),
+    ],
+)
+def test_a_profile_of_other_settings_never_fits(clock: Time, path: tuple[str, str], value: Any, name: str) -> None:
+    profile = measured(clock, False)
+    run = _run(clock, profile, False)
+    run.meta[path[0]] = run.meta[path[0]] | {path[1]: value}
+    assert mismatches(run, profile) == [name]
+
+
+def _run(clock: Time, profile: Profile, recurrent: bool, stretch: float = 1.0) -> Run:
+    import dataclasses
+
+    samples = []
+    for name, (_, g) in zip(("none", "drafter"), generations(clock, recurrent, 4), strict=True):
+        body = dataclasses.asdict(g)
+        body["generation_s"] *= stretch
+        samples.append({"strategy": name, "rollback": "auto", "workload": "w", "warmup": False, "status": "ok", **body})
+    samples.append(samples[1] | {"strategy": "other"})
+    described = [
+        {"name": n, "label": n, "file_sha256": "f", "model": None, "options": {}} for n in ("none", "drafter", "other")
+    ]
+    arms = [{"strategy": n, "rollback": "auto", "snapshots": 0 if n == "none" else 4} for n in ("none", "drafter")]
+    arms.append({"strategy": "other", "rollback": "auto", "snapshots": 4})
+    meta = {k: profile.meta[k] for k in ("environment", "model", "context", "labels", "spec")}
+    return Run(Path("r"), meta | {"kind": "compare", "arms": arms, "strategies": described}, samples)
+
+
+def test_tables_hold_the_figures(clock: Time) -> None:
+    profile = measured(clock, True)
+    text = tables.as_text(profile.run)
+    row = next(line.split() for line in text.splitlines() if line.startswith("5 "))
+    assert row[1] == "29.00"
+    assert "Best speedup possible" in text
+    assert "break-even AL" in text
+
+
+def test_uniform_law() -> None:
+    assert uniform_law(256, 8, 1) == pytest.approx(8)
+    assert uniform_law(256, 8, 2) == pytest.approx(15.75)
+    assert uniform_law(16, 4, 1000) == pytest.approx(16)
+
+
+def test_specification_is_checked() -> None:
+    assert check(ProfileSpec, "profile", {"target": "t", "passes": (4, 2)}).passes == (1, 2, 4)
+    with pytest.raises(SpecdecError, match="at least 16"):
+        check(ProfileSpec, "profile", {"target": "t", "depths": (3,)})
+    with pytest.raises(SpecdecError, match="--passes"):
+        check(ProfileSpec, "profile", {"target": "t", "passes": (0,)})
+
+
+def test_default_depths_follow_model_and_patience() -> None:
+    assert plan.default_depths(0, 1e-6, 5) == plan.DEPTHS
+    assert plan.default_depths(4096, 1e-6, 5) == (128, 512, 2048)
+    assert plan.default_depths(0, 0.02, 5) == (128,)

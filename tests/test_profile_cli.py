@@ -1,0 +1,128 @@
+"""``specdec profile``, ``predict`` and ``report`` on nano models."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from specdec.cli import main
+from specdec.types import PHASES
+
+PROFILE = ("--depths", "32,64", "--lengths", "1..3,6", "--n-max", "2", "--repeats", "3", "--threads", "1")
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    def specdec(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["specdec", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as done:
+            code = int(done.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return specdec
+
+
+def test_profile_then_predict_then_report(call: Any, nano_hybrid: Path) -> None:
+    code, out, err = call("profile", "--target", nano_hybrid, "--strategies", "mtp", "--experts", *PROFILE)
+    assert code == 0, err
+    assert "at most" in err
+    for words in (
+        "Verify cost curve at 64",
+        "snapshots",
+        "uniform",
+        "checkpoint-host",
+        "Best speedup",
+        "break-even AL",
+    ):
+        assert words in out
+    (folder,) = Path("results").iterdir()
+    lines = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert {line["kind"] for line in lines} == {"steps", "prompt", "checkpoint", "experts"}
+    steps = [line for line in lines if line["kind"] == "steps"]
+    assert all(len(line["drafted"]) == len(line["phase_us"][p]) for line in steps for p in PHASES)
+    experts = [line for line in lines if line["kind"] == "experts"]
+    used = next(line["distinct"] for line in experts if line["n"] == 1)
+    assert len(set(used)) == 1  # one token uses as many experts in every layer
+    assert all(a >= b for line in experts for a, b in zip(line["distinct"], used, strict=True))
+    assert call("report", "latest")[1] == out
+    assert json.loads(call("report", folder.name, "--format", "json")[1])["curves"]
+    code, out, _ = call("predict", "--acceptance", "0.9,0.8")
+    assert code == 0
+    assert "break-even" in out
+    _beside_a_run(call, nano_hybrid)
+
+
+def _beside_a_run(call: Any, nano: Path) -> None:
+    arguments = (
+        "--target",
+        nano,
+        "--strategies",
+        "mtp(n_max=2)",
+        "--workloads",
+        "code",
+        "--limit",
+        1,
+        "--n-predict",
+        24,
+    )
+    code, _, err = call("compare", *arguments, "--threads", 1, "--count-experts")
+    assert code == 0, err
+    counted = sorted(Path("results").iterdir())[-1]
+    samples = [json.loads(line) for line in (counted / "samples.jsonl").read_text().splitlines()]
+    assert all(len(s["steps"]["experts"]) == len(s["steps"]["drafted"]) for s in samples)
+    code, out, _ = call("report", counted)
+    assert "Prediction" not in out  # counting changes what passes take: the profile does not fit
+    assert call("compare", *arguments, "--threads", 1)[0] == 0
+    run = sorted(Path("results").iterdir())[-1]
+    out = call("report", run)[1]
+    assert "Prediction" in out
+    assert "observed" in out
+    rows = json.loads(call("predict", "--run", run, "--json")[1])
+    assert {r["strategy"] for r in rows["rows"]} == {"none", "mtp(n_max=2)"}
+    assert all(r["predicted_tok_s"] > 0 for r in rows["rows"])
+    assert rows["differs"] == []
+    meta = orjson.loads((run / "run.json").read_bytes())
+    meta["environment"]["cpu"] = "another"
+    (run / "run.json").write_bytes(orjson.dumps(meta))
+    assert "Prediction" not in call("report", run)[1]
+    code, _, err = call("report", run, "--profile", sorted(Path("results").iterdir())[0])
+    assert code == 2
+    assert "does not fit this run: other processor" in err
+    out = call("predict", "--run", run)[1]
+    assert "differs from the profile in: processor" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("predict", "--acceptance", "0.9"), "there is no profile under results"),
+        (("predict",), "either --acceptance or --run"),
+        (("profile", "--target", "demo", "--depths", "many"), "--depths: 'many' is not a whole number"),
+        (("profile", "--target", "demo", "--depths", "3"), "--depths: Value error, a depth is at least 16"),
+        (("profile", "--target", "missing.gguf"), "missing.gguf"),
+    ],
+)
+def test_bad_input_is_one_line(call: Any, arguments: tuple[str, ...], message: str) -> None:
+    code, out, err = call(*arguments)
+    assert code == 2
+    assert message in err
+    assert out == ""
+    assert len([line for line in err.splitlines() if line.startswith("specdec:")]) == 1
+
+
+def test_models_without_experts_and_depths_beyond_them_are_refused(call: Any, nano_dense: Path) -> None:
+    code, _, err = call("profile", "--target", nano_dense, "--experts", *PROFILE)
+    assert code == 2
+    assert "no experts" in err
+    code, _, err = call("profile", "--target", nano_dense, "--depths", "10000000", "--strategies", "none")
+    assert code == 2
+    assert "needs a context of" in err
