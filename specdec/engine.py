@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -13,11 +14,13 @@ from specdec.decode import Decoder
 from specdec.demo import model_path
 from specdec.errors import SpecdecError
 from specdec.forced import ForcedTarget, SyntheticAcceptance
-from specdec.llama.devices import free_bytes
+from specdec.llama.devices import describe, free_bytes
+from specdec.llama.fit import ram_fit, weights_in_ram
 from specdec.llama.gguf import read_header
 from specdec.llama.library import gpu_names
 from specdec.llama.model import LlamaModel, runs_on_gpu
 from specdec.llama.target import LlamaTarget, batch_size
+from specdec.monitor.system import ram_available
 from specdec.registry import Planned
 from specdec.rollback import Mode, snapshots_for, snapshots_short_of
 from specdec.spec import RunSpec
@@ -49,8 +52,13 @@ class Engine:
         probes = [plan.build() for plan in planned]
         for probe in probes:
             probe.check(header)
-        announce(f"Loading {path.name} ({header.file_bytes / 1e9:.2f} GB)")
-        self.model = LlamaModel(path, spec.model, mtp=any("mtp_layer" in p.needs for p in probes))
+        mtp = any("mtp_layer" in p.needs for p in probes)
+        in_ram = weights_in_ram(header, spec.model, runs_on_gpu(spec.model), mtp)
+        fits, clause = ram_fit(in_ram, ram_available(), mmap=spec.model.load_mode != "none")
+        announce(f"Loading {path.name} ({header.file_bytes / 1e9:.2f} GB; {clause})")
+        if not fits:
+            warnings.warn(f"{path.name} does not fit: {clause}", stacklevel=2)
+        self.model = LlamaModel(path, spec.model, mtp=mtp)
         announce(f"Loaded in {self.model.load_s:.1f} s: {self.model.description}, vocabulary {self.model.n_vocab:,}")
         if spec.count_experts:
             if not int(header.get("expert_count", 0)):
@@ -125,6 +133,12 @@ class Engine:
     def n_batch(self) -> int:
         """Most tokens of one decode, before snapshots ask for more."""
         return batch_size(self._spec.model, self._n_ctx)
+
+    @property
+    def vram_asked(self) -> int:
+        """Bytes of the target's weights on GPUs."""
+        gpus = {d.name for d in describe() if d.is_gpu}
+        return sum(i.bytes for i in self.model.memory() if i.device in gpus)
 
     def settings(self) -> dict[str, object]:
         """What the context was resolved to."""

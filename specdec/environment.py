@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import subprocess
 import sys
@@ -14,13 +13,14 @@ from typing import Any
 import psutil
 
 from specdec.llama.gguf import Header
+from specdec.monitor import system
+from specdec.monitor.nvml import Nvml
 
 _PACKAGES = ("specdec", "llama-cpp-python", "numpy")
 
 
 def describe_machine() -> dict[str, Any]:
     """Processor, memory, GPUs, operating system, library versions, git state of the code."""
-    battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
     return {
         "os": platform.platform(),
         "python": sys.version.split()[0],
@@ -28,8 +28,9 @@ def describe_machine() -> dict[str, Any]:
         "cores": psutil.cpu_count(logical=False),
         "logical_cores": psutil.cpu_count(),
         "ram_bytes": psutil.virtual_memory().total,
-        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
-        "on_battery": None if battery is None else not battery.power_plugged,
+        "cores_allowed": system.cores_allowed(),
+        "cpu_governor": system.governor(),
+        **system.state(),
         "gpus": gpus(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "git": git_state(Path(__file__).resolve().parent),
@@ -53,29 +54,12 @@ def describe_model(header: Header) -> dict[str, Any]:
 
 
 def gpus() -> list[dict[str, Any]]:
-    """NVIDIA GPUs by NVML; an empty list where there is none."""
+    """NVIDIA GPUs by NVML (``monitor.nvml.Device.describe``); an empty list where there is none."""
+    nvml = Nvml()
     try:
-        import pynvml
-    except ImportError:
-        return []
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return []  # no driver, no GPU: normal
-    try:
-        return [_gpu(pynvml, i) for i in range(pynvml.nvmlDeviceGetCount())]
+        return [device.describe() for device in nvml.devices]
     finally:
-        pynvml.nvmlShutdown()
-
-
-def _gpu(nvml: Any, index: int) -> dict[str, Any]:
-    handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    facts: dict[str, Any] = {"name": nvml.nvmlDeviceGetName(handle), "driver": nvml.nvmlSystemGetDriverVersion()}
-    try:
-        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-    except nvml.NVMLError:
-        return facts | {"memory_bytes": None, "memory_used_bytes": None}  # some devices do not tell
-    return facts | {"memory_bytes": int(memory.total), "memory_used_bytes": int(memory.used)}
+        nvml.close()
 
 
 def _cpu_name() -> str:

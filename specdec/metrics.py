@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from specdec.monitor.findings import joules_per_token
 from specdec.stats import Estimate, judge, pair_generations
 from specdec.stats import estimate as estimate_ratio
 from specdec.stats.pairs import cell_of
@@ -83,6 +84,7 @@ def _row(run: Run, arm: Arm, workload: str, group: Group, baseline: Group) -> tu
         **_compared(ratio, _paired(ok, base, "end_to_end_s")),
         **counts,
         "memory_bytes": _memory(ok),
+        "joules_per_token": joules_per_token(ok),
         "text_differs": _text_differs(ok, base),
     }
     return row, ratio

@@ -66,10 +66,9 @@ class RunWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def finish(self) -> None:
-        """Every planned generation is there."""
-        self.meta["status"] = "finished"
-        self.meta["finished_at"] = _now()
+    def finish(self, **added: Any) -> None:
+        """Every planned generation is there; ``added`` joins run.json."""
+        self.meta |= added | {"status": "finished", "finished_at": _now()}
         _write_meta(self.folder, self.meta)
 
 

@@ -14,8 +14,9 @@ from specdec import runner, store
 from specdec.errors import SpecdecError
 from specdec.metrics import rows
 from specdec.replay import session
-from specdec.replay.record import Wanted, record, record_from_run
+from specdec.replay.record import Wanted, record
 from specdec.replay.run import ReplayOptions
+from specdec.replay.stored import record_from_run
 from specdec.replay.trace import Trace, read_trace
 from specdec.replay.training import read_training_data
 from specdec.spec import RunSpec, make_spec

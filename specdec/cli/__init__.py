@@ -31,7 +31,7 @@ def main() -> None:
     from specdec.errors import SpecdecError
 
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="specdec", standalone_mode=False)
     except SpecdecError as error:
         code = _fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
@@ -45,6 +45,9 @@ def main() -> None:
         message = getattr(error, "format_message", None)  # a usage error of the command line's parser
         if message is None:
             raise
+        if type(error).__name__ == "NoArgsIsHelpError":  # no fault: the command alone shows its help
+            typer.echo(message(), err=True)
+            sys.exit(2)
         code = _fail(f"{message().rstrip('.')}. See specdec --help.", 2) if message() else 2
     sys.exit(code or 0)
 
@@ -54,4 +57,16 @@ def _fail(line: str, code: int) -> int:
     return code
 
 
-from specdec.cli import compare, export, predict, profile, record, replay, report, strategies, vocab, workloads  # noqa: E402, F401 - commands register themselves
+from specdec.cli import (  # noqa: E402 - commands register themselves
+    compare,  # noqa: F401
+    doctor,  # noqa: F401
+    export,  # noqa: F401
+    predict,  # noqa: F401
+    profile,  # noqa: F401
+    record,  # noqa: F401
+    replay,  # noqa: F401
+    report,  # noqa: F401
+    strategies,  # noqa: F401
+    vocab,  # noqa: F401
+    workloads,  # noqa: F401
+)

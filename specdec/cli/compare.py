@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from specdec.cli import app
+from specdec.cli import app, complete
 from specdec.cli import options as o
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def compare(
         folder = runner.compare(spec, results, observer)
         if record is not None:
             from specdec import store
-            from specdec.replay.record import record_from_run
+            from specdec.replay.stored import record_from_run
 
             record_from_run(store.read_run(folder), record)
             observer.announce(f"Wrote {record}")
@@ -140,7 +140,9 @@ def compare(
 
 @app.command()
 def resume(
-    run: Annotated[str, typer.Argument(help="An interrupted run: its folder, its id, or `latest`.")],
+    run: Annotated[
+        str, typer.Argument(help="An interrupted run: its folder, its id, or `latest`.", autocompletion=complete.runs)
+    ],
     results: o.Results = o.DEFAULT_RESULTS,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run cells that failed once more.")] = False,
     json: Json = False,

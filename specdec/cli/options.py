@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from specdec.cli import complete
+
 Results = Annotated[Path, typer.Option("--results", help="Folder that holds the runs.")]
 DEFAULT_RESULTS = Path("results")
 
@@ -14,7 +16,13 @@ Target = Annotated[
     str, typer.Option("--target", "-m", help="The target model, a GGUF file; demo is the one that comes with specdec.")
 ]
 Strategies = Annotated[
-    str, typer.Option("--strategies", "-s", help="Comma list, e.g. ngram or 'ngram-mod(n_match=16),ngram-simple'.")
+    str,
+    typer.Option(
+        "--strategies",
+        "-s",
+        help="Comma list, e.g. ngram or 'ngram-mod(n_match=16),ngram-simple'.",
+        autocompletion=complete.strategies,
+    ),
 ]
 StrategyFiles = Annotated[
     list[str],
@@ -28,7 +36,13 @@ DraftFile = Annotated[
 ]
 MtpFile = Annotated[str, typer.Option("--mtp-model", help="A GGUF with the MTP layer alone, for the strategy mtp.")]
 Workloads = Annotated[
-    str, typer.Option("--workloads", "-w", help="Comma list of workloads or length classes; default all.")
+    str,
+    typer.Option(
+        "--workloads",
+        "-w",
+        help="Comma list of workloads or length classes; default all.",
+        autocompletion=complete.workloads,
+    ),
 ]
 PromptFiles = Annotated[list[str], typer.Option("--prompts", help="Your own prompts, JSON Lines (repeatable).")]
 Limit = Annotated[int, typer.Option("--limit", help="Prompts a workload; 0 for all.")]

@@ -116,7 +116,7 @@ def record(
 def _from_run(name: str, results: Path, out: Path, target: str, more: object) -> None:
     from specdec import store
     from specdec.errors import SpecdecError
-    from specdec.replay.record import record_from_run
+    from specdec.replay.stored import record_from_run
 
     if more:
         raise SpecdecError(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from specdec.cli import app
+from specdec.cli import app, complete
 from specdec.cli import options as o
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def report(
-    run: Annotated[str, typer.Argument(help="A run: its folder, its id, or `latest`.")],
+    run: Annotated[str, typer.Argument(help="A run: its folder, its id, or `latest`.", autocompletion=complete.runs)],
     other: Annotated[str, typer.Argument(help="A second run, to compare with the first, prompt by prompt.")] = "",
     results: o.Results = o.DEFAULT_RESULTS,
     format: Annotated[

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from specdec.cli import app
+from specdec.cli import app, complete
 from specdec.cli import options as o
 
 group = typer.Typer(
@@ -58,7 +58,10 @@ def list_strategies(context: typer.Context, strategy: o.StrategyFiles = []) -> N
 
 
 @group.command()
-def show(name: str, strategy: o.StrategyFiles = []) -> None:  # noqa: B006
+def show(
+    name: Annotated[str, typer.Argument(autocompletion=complete.strategy)],
+    strategy: o.StrategyFiles = [],  # noqa: B006
+) -> None:
     """Print a strategy's options with defaults and units."""
     from tabulate import tabulate
 

@@ -98,6 +98,18 @@ def read_header(path: Path, whole_arrays: bool = False) -> Header:
     return header
 
 
+def peek(path: Path) -> dict[str, Any]:
+    """The metadata up to the tokenizer (name, architecture, layers, experts), in about a millisecond: for lists of files.
+    Nothing is checked; not a GGUF, or damaged, is a SpecdecError."""
+    try:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            if data[:4] != b"GGUF":
+                raise SpecdecError(f"{path} is not a GGUF file.")
+            return _Reader(data, False).metadata_before("tokenizer.")
+    except (OSError, ValueError, struct.error, IndexError) as error:  # ValueError: an empty file cannot be mapped
+        raise SpecdecError(f"{path} cannot be read as GGUF: {error}.") from error
+
+
 class _Reader:
     def __init__(self, data: mmap.mmap, whole_arrays: bool) -> None:
         self._data, self._at, self._whole = data, 4, whole_arrays
@@ -119,6 +131,17 @@ class _Reader:
         base = -(-self._at // alignment) * alignment
         tensors = tuple(Tensor(n, s, t, base + o, _tensor_bytes(path, n, s, t)) for n, s, t, o in infos)
         return Header(path, version, metadata, tensors, size, base, self._arrays)
+
+    def metadata_before(self, prefix: str) -> dict[str, Any]:
+        """The key-values before the first key with this prefix."""
+        self._unpack("I"), self._unpack("Q")
+        metadata: dict[str, Any] = {}
+        for _ in range(self._unpack("Q")):
+            key = self._string()
+            if key.startswith(prefix):
+                break
+            metadata[key] = self._value(self._unpack("I"), key)
+        return metadata
 
     def _unpack(self, code: str) -> Any:
         width = struct.calcsize("<" + code)

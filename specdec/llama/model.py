@@ -30,7 +30,8 @@ _CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 _LOAD_MODES = {"auto": -1, "none": 0, "mmap": 1}
-_EXPERTS = r"blk\.({layers})\.ffn_(up|down|gate|gate_up)_(ch|)exps"
+EXPERTS = r"blk\.({layers})\.ffn_(up|down|gate|gate_up)_(ch|)exps"
+"""The experts of some layers, as --n-cpu-moe means them."""
 _SAMPLING_KEYS = ("temp", "top_k", "top_p", "min_p")
 
 
@@ -220,11 +221,11 @@ def _apply_placement(params: Any, options: ModelOptions) -> list[Any]:
     overrides = [(pattern, name) for pattern, _, name in patterns]
     if options.n_cpu_moe:
         layers = "|".join(map(str, range(options.n_cpu_moe)))
-        overrides.append((_EXPERTS.format(layers=layers), "CPU"))
+        overrides.append((EXPERTS.format(layers=layers), "CPU"))
     if overrides:
         array = (_BufferOverride * (len(overrides) + 1))()  # the last one stays empty: the end of the list
         for slot, (pattern, name) in zip(array, overrides, strict=False):
-            slot.pattern, slot.buft = _regex(pattern), _buffer_type(name)
+            slot.pattern, slot.buft = checked_pattern(pattern).encode(), _buffer_type(name)
         params.tensor_buft_overrides = ctypes.cast(array, ctypes.c_void_p)
         keep.append(array)
     if options.device:
@@ -235,12 +236,13 @@ def _apply_placement(params: Any, options: ModelOptions) -> list[Any]:
     return keep
 
 
-def _regex(pattern: str) -> bytes:
+def checked_pattern(pattern: str) -> str:
+    """The pattern of an override; SpecdecError where it is no regular expression."""
     try:
         re.compile(pattern)
     except re.error as error:
         raise SpecdecError(f"--override-tensor: {pattern!r} is not a regular expression: {error}.") from error
-    return pattern.encode()
+    return pattern
 
 
 def _buffer_type(name: str) -> int:

@@ -1,31 +1,24 @@
-"""Make a trace: run the target once, or take what a stored run already holds."""
+"""Make a trace by running the target once (from a stored run: stored.py)."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specdec import __version__
-from specdec.conversation import history
-from specdec.demo import model_path
 from specdec.engine import Engine
 from specdec.environment import describe_machine, describe_model
 from specdec.errors import SpecdecError
-from specdec.llama.gguf import read_header
-from specdec.llama.model import LlamaModel
-from specdec.llama.target import batch_size
 from specdec.registry import Defaults, Planned, Registry
+from specdec.replay.header import make_header, make_turn
 from specdec.replay.recorder import DEEPEST, Listener, Recorder
 from specdec.replay.trace import Trace, Turn, write_trace
-from specdec.spec import ModelOptions, RunSpec
-from specdec.store import Run, Sample
+from specdec.spec import RunSpec
 from specdec.strategy import Strategy
 from specdec.syntax import Call, Value
-from specdec.types import Generation, Message, Prompt
-from specdec.workloads import load_prompts, prompts_hash, select
+from specdec.types import Prompt
+from specdec.workloads import load_prompts, select
 
 if TYPE_CHECKING:
     from specdec.replay.training import TrainingWriter
@@ -92,7 +85,7 @@ def record(spec: RunSpec, out: Path, wanted: Wanted, observer: Observer) -> Path
     finally:
         if done:
             kept = [t for t in turns if t.prompt in {p.id for p in done}]
-            header = _engine_header(spec, engine, done, lengths, wanted, drafters)
+            header = _header(spec, engine, done, lengths, wanted, drafters)
             write_trace(out, Trace(header, kept))
             if writer is not None:
                 writer.close(header)
@@ -106,7 +99,7 @@ def _turns(
     for number, generation in engine.answers(engine.arms[0], prompt):
         recorder = built[-1]
         turn = dataclasses.replace(
-            _turn(prompt, number, recorder.prompt_ids.tolist(), generation),
+            make_turn(prompt, number, recorder.prompt_ids.tolist(), generation),
             top=listeners[0].take(generation) if listeners else None,
             proposals=recorder.take(len(generation.token_ids)),
         )
@@ -154,27 +147,7 @@ def _check_out(out: Path) -> None:
         raise SpecdecError(f"--out {out}: cannot be written: {error.strerror}.", "Name another file.") from error
 
 
-def _turn(prompt: Prompt, number: int, prompt_ids: list[int], g: Generation | Sample) -> Turn:
-    import numpy as np
-
-    of = dataclasses.asdict(g) if isinstance(g, Generation) else g
-    ids = np.array([*prompt_ids, *of["token_ids"]], np.int32)
-    ids.flags.writeable = False
-    return Turn(
-        prompt=prompt.id,
-        workload=prompt.workload,
-        index=number,
-        ids=ids,
-        n_prompt=len(prompt_ids),
-        stop=of["stop"],
-        n_reused=of["n_reused"],
-        first_end_of_text=of["first_end_of_text"],
-        prefill_s=of["prefill_s"],
-        generation_s=of["generation_s"],
-    )
-
-
-def _engine_header(
+def _header(
     spec: RunSpec,
     engine: Engine,
     prompts: list[Prompt],
@@ -182,125 +155,19 @@ def _engine_header(
     wanted: Wanted,
     drafters: dict[str, Planned],
 ) -> dict[str, Any]:
-    labels = {
-        "card": engine.card,
-        "sampling": engine.sampling.label,
-        "thinking": spec.thinking,
-        "ignore_eos": spec.ignore_eos,
-    }
-    return {
-        "created_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "specdec": __version__,
-        "run_id": None,
-        "spec": spec.model_dump(mode="json"),
-        "labels": labels,
-        "sampling": dataclasses.asdict(engine.sampling),
-        "n_vocab": engine.model.n_vocab,
-        "n_batch": engine.n_batch,
-        "context": engine.settings(),
-        "model": describe_model(engine.model.header) | {"description": engine.model.description},
-        "prompts": [_describe(p, lengths[p.id]) for p in prompts],
-        "prompts_sha256": prompts_hash(prompts),
-        "environment": describe_machine(),
-        "top_k": wanted.top_k,
-        "drafters": {name: {"depth": wanted.depth, "options": p.resolved} for name, p in drafters.items()},
-    }
-
-
-def _describe(prompt: Prompt, tokens: int) -> dict[str, Any]:
-    return {
-        "id": prompt.id,
-        "workload": prompt.workload,
-        "length": prompt.length,
-        "turns": prompt.turns,
-        "tokens": tokens,
-    }
-
-
-def record_from_run(run: Run, out: Path, target: str = "") -> Trace:
-    """A trace of what ``none`` generated in a stored run (first repeat, no warm-ups).
-
-    A run keeps no prompt tokens: they are made again from the prompts and the target's vocabulary (no weights are
-    loaded), and checked against the run's counts. ``target``: where the GGUF lies now, if not where it was.
-    """
-    label = run.meta["labels"]["label"]
-    if label != "real":
-        raise SpecdecError(f"{run.folder}: is a {label} run: it holds no text of the target.", "Take a real one.")
-    spec = _spec_of(run)
-    path = model_path(target or spec.target)
-    if describe_model(read_header(path))["header_sha256"] != run.meta["model"]["header_sha256"]:
-        raise SpecdecError(f"{path.name} is not the model of {run.folder}.", f"It was {run.meta['model']['file']}.")
-    prompts = select(load_prompts(spec.prompt_files), spec.workloads, spec.limit)
-    if prompts_hash(prompts) != run.meta["prompts_sha256"]:
-        raise SpecdecError(f"{run.folder}: its prompts are not what they were.", "Record anew: specdec record.")
-    model = LlamaModel(path, spec.model, vocab_only=True)
-    try:
-        turns, complete = _stored_turns(run, spec, prompts, model)
-        n_vocab, sampling = model.n_vocab, spec.resolve_sampling(model.recommended_sampling)
-    finally:
-        model.close()
-    kept = [p for p in prompts if p.id in complete]
-    if not kept:
-        raise SpecdecError(f"{run.folder} has no finished generation of `none`.", "Record anew: specdec record.")
-    meta, context = run.meta, run.meta["context"]
-    lengths = {p["id"]: p["tokens"] for p in meta["prompts"]}
-    trace = Trace(
-        {
-            "created_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "specdec": __version__,
-            "run_id": run.id,
-            "spec": meta["spec"],
-            "labels": {k: meta["labels"][k] for k in ("card", "sampling", "thinking", "ignore_eos")},
-            "sampling": dataclasses.asdict(sampling),
-            "n_vocab": n_vocab,
-            "n_batch": batch_size(spec.model, context["n_ctx"]),
-            "context": context,
-            "model": meta["model"],
-            "prompts": [_describe(p, lengths[p.id]) for p in kept],
-            "prompts_sha256": prompts_hash(kept),
-            "environment": meta["environment"],
-            "top_k": 0,
-            "drafters": {},
-        },
-        turns,
+    asked = {"thinking": spec.thinking, "ignore_eos": spec.ignore_eos}
+    return make_header(
+        prompts,
+        lengths,
+        run_id=None,
+        spec=spec.model_dump(mode="json"),
+        labels={"card": engine.card, "sampling": engine.sampling.label, **asked},
+        sampling=dataclasses.asdict(engine.sampling),
+        n_vocab=engine.model.n_vocab,
+        n_batch=engine.n_batch,
+        context=engine.settings(),
+        model=describe_model(engine.model.header) | {"description": engine.model.description},
+        environment=describe_machine(),
+        top_k=wanted.top_k,
+        drafters={name: {"depth": wanted.depth, "options": p.resolved} for name, p in drafters.items()},
     )
-    write_trace(out, trace)
-    return trace
-
-
-def _spec_of(run: Run) -> RunSpec:
-    """The run's options, less those that only another version of specdec knows."""
-    known = {k: v for k, v in run.meta["spec"].items() if k in RunSpec.model_fields}
-    known["model"] = {k: v for k, v in known["model"].items() if k in ModelOptions.model_fields}
-    return RunSpec.model_validate(known)
-
-
-def _stored_turns(run: Run, spec: RunSpec, prompts: list[Prompt], model: LlamaModel) -> tuple[list[Turn], set[str]]:
-    stored = {
-        (s["prompt"], s["turn"]): s
-        for s in run.samples
-        if (s["engine"], s["strategy"]) == ("specdec", "none")
-        and not (s["warmup"] or s["repeat"] or s["launch"])
-        and s["status"] == "ok"
-    }
-    turns: list[Turn] = []
-    complete: set[str] = set()
-    for prompt in prompts:
-        answers: list[Message] = []
-        own = [stored.get((prompt.id, number)) for number in range(prompt.turns)]
-        if None in own:
-            continue
-        for number, sample in enumerate(s for s in own if s is not None):
-            if prompt.kind == "completion":
-                ids = model.tokenize(prompt.text)
-            else:
-                ids = model.chat(list(history(prompt, answers)), spec.thinking)
-            if len(ids) != sample["n_prompt"]:
-                raise SpecdecError(
-                    f"{run.folder}: {prompt.id} had {sample['n_prompt']} tokens, now it has {len(ids)}.",
-                    "The tokenizer differs: record anew with specdec record.",
-                )
-            turns.append(_turn(prompt, number, ids.tolist(), sample))
-            answers.append(Message("assistant", sample["text"]))
-        complete.add(prompt.id)
-    return turns, complete

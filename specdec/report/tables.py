@@ -10,6 +10,7 @@ from tabulate import tabulate
 
 from specdec.metrics import rows
 from specdec.report import search
+from specdec.report.machine import machine_notes
 from specdec.stats.stability import unsteady
 from specdec.store import Run
 from specdec.types import PHASES, Row
@@ -50,6 +51,7 @@ def _report(run: Run, style: str) -> str:
         heading = f"## {title}" if style == "pipe" else f"{title}\n{'=' * len(title)}"
         parts.append(f"{heading}\n\n{_table(shown, columns, style)}")
     parts += _notes(run, table)
+    parts += machine_notes(run, table)
     if "search" in run.meta:
         parts.append(search.as_text(run.meta["search"], style))
     return "\n\n".join(parts)

@@ -31,6 +31,10 @@ class AnyEngine(Protocol):
     def description(self) -> str:
         """The target, in the engine's words."""
 
+    @property
+    def vram_asked(self) -> int:
+        """Bytes of VRAM that its weights take; 0 where it cannot tell."""
+
     def settings(self) -> dict[str, object]:
         """What the context was resolved to: ``n_ctx``, ``threads`` ..."""
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from specdec.environment import gpus
 from specdec.errors import SpecdecError
+from specdec.monitor import system
 from specdec.runner.order import WARMUP_TOKENS, CellKey
 from specdec.runner.plan import Observer, Plan, describe, prepare, what_changed
 from specdec.spec import RunSpec
@@ -89,7 +91,7 @@ def _work(plan: Plan, writer: RunWriter, done: set[CellKey], observer: Observer)
                 samples.append(sample)
             observer.cell(cell.arm, cell.prompt, [s for s in samples if s["warmup"] == cell.warmup])
         plan.supervisor.close()
-        writer.finish()
+        writer.finish(environment_at_end=system.state() | {"gpus": gpus()})
     except BaseException as error:
         how = "Interrupted" if isinstance(error, KeyboardInterrupt) else "Stopped"
         observer.announce(f"{how}. Finish it with: specdec resume {writer.folder}")

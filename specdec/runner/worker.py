@@ -15,7 +15,9 @@ from typing import Any
 from specdec.arms import Arm
 from specdec.decode import check_identity
 from specdec.errors import BrokenGeneration, OutOfMemory, SpecdecError
+from specdec.llama.devices import used_bus_ids
 from specdec.llama.library import log
+from specdec.monitor import Monitor
 from specdec.runner.checks import plan_strategies
 from specdec.runner.engines import AnyEngine, make_engine
 from specdec.runner.guard import follow_parent, limit_ram, take_pipes, time_limit
@@ -57,7 +59,7 @@ def serve(messages: queue.SimpleQueue[Message], tell: Tell) -> None:
             return
         while "cell" in (message := messages.get()):
             server.cell(message["cell"])
-        server.engine.close()
+        server.close()
 
 
 class Server:
@@ -80,6 +82,8 @@ class Server:
             planned = plan_strategies(self._spec)
         if {p.label: p.found.file_sha256 for p in planned} != message["strategies"]:
             raise SpecdecError("a strategy's file changed since the run began.", "Start a new run.")
+        own = message["engine"] == "specdec"  # another engine says nothing of the GPUs that it uses: all are watched
+        self._monitor = Monitor(used_bus_ids(self._spec.model) if own else None)
         self.engine: AnyEngine = make_engine(message["engine"], self._spec, planned, lambda line: tell({"say": line}))
         self._warm: set[int] = set()
         self._unfit: set[int] = set(message["skip"])
@@ -87,10 +91,17 @@ class Server:
             tell({"arms": [_arm_facts(a) for a in self.engine.arms]})
             lengths = self.engine.fit(self._prompts, self._attempt)
             tell({"facts": self._facts(lengths)})
+            if spilled := self._monitor.spill(self.engine.vram_asked):
+                tell({"warn": spilled.line})
         else:  # another worker has opened everything and settled the arms: now each opens when its turn comes
             settled = zip(self.engine.arms, message["arms"], strict=True)
             self.engine.arms = [replace(arm, snapshots=snapshots) for arm, snapshots in settled]
             self.engine.fit(self._prompts, lambda arm, action: None)
+
+    def close(self) -> None:
+        """Free everything."""
+        self.engine.close()
+        self._monitor.close()
 
     def _facts(self, lengths: dict[str, int]) -> Message:
         engine = self.engine
@@ -165,12 +176,13 @@ class Server:
             began = _now()
             self._tell({"turn": turn})
             time_limit(order["limit_s"])
-            answer = next(answers, None)
+            with self._monitor.watch() as watch:
+                answer = next(answers, None)
             time_limit(0)
             if answer is None:
                 raise BrokenGeneration(f"the engine gave {turn} answers to {order['turns']} turns.")
             check_identity(answer[1])
-            yield {"at": began, **_body(answer[1])}
+            yield {"at": began, "machine": watch.facts(), **_body(answer[1])}
 
     def _limits(self, order: Message) -> Limits | None:
         if order["n_predict"] is None:
@@ -184,8 +196,7 @@ def _arm_facts(arm: Arm) -> Message:
 
 
 def _body(g: Generation) -> dict[str, Any]:
-    # machine: what the machine's state was around this generation; nothing reads it yet.
-    return {"status": "ok", "error": None, "machine": None, **asdict(g)}
+    return {"status": "ok", "error": None, **asdict(g)}
 
 
 def _failure(error: Exception, during: str = "") -> dict[str, Any]:

@@ -25,7 +25,7 @@ class DenseConfig:
     rms_norm_eps: float = 1e-6
 
 
-DRAFT = DenseConfig(8192, 192, 4, 512, 3, 1)
+DRAFT = DenseConfig(8192, 192, 4, 768, 3, 1)
 OTHER_VOCABULARY = DenseConfig(4096, 128, 4, 384, 2, 1)
 
 

@@ -35,10 +35,46 @@ def load(folder: Path, name: str) -> dict[str, Any]:
     return state
 
 
+def target_config() -> dict[str, Any]:
+    """config.json of the target."""
+    from model import TargetConfig
+
+    config = dataclasses.asdict(TargetConfig())
+    rope = {
+        "rope_type": "default",
+        "rope_theta": config.pop("rope_theta"),
+        "mrope_section": [6, 5, 5],
+        "mrope_interleaved": True,
+        "partial_rotary_factor": config.pop("partial_rotary_factor"),
+    }
+    kinds = ["full_attention" if (i + 1) % 4 == 0 else "linear_attention" for i in range(config["num_hidden_layers"])]
+    return config | {
+        "architectures": ["Qwen3_5MoeForCausalLM"],
+        "model_type": "qwen3_5_moe_text",
+        "rope_parameters": rope,
+        "layer_types": kinds,
+        "full_attention_interval": 4,
+        "mtp_num_hidden_layers": 1,
+        "attention_bias": False,
+        "hidden_act": "silu",
+    }
+
+
+def draft_config(which: str) -> dict[str, Any]:
+    """config.json of a draft."""
+    import dense
+
+    config = dataclasses.asdict(dense.DRAFT if which == "draft" else dense.OTHER_VOCABULARY)
+    return config | {
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        "hidden_act": "silu",
+        "rope_parameters": {"rope_type": "default", "rope_theta": config["rope_theta"]},
+    }
+
+
 def checkpoint(args: argparse.Namespace, which: str) -> Path:
     """Write config, weights and tokenizer as a published checkpoint has them."""
-    import dense
-    from model import TargetConfig
     from safetensors.torch import save_file
     from transformers import PreTrainedTokenizerFast
 
@@ -47,36 +83,10 @@ def checkpoint(args: argparse.Namespace, which: str) -> Path:
     if which == "target":
         state = {f"model.{k}": v for k, v in load(args.weights, "trunk").items()}
         state |= {f"mtp.{k}": v for k, v in load(args.weights, "mtp").items()}
-        config = dataclasses.asdict(TargetConfig())
-        rope = {
-            "rope_type": "default",
-            "rope_theta": config.pop("rope_theta"),
-            "mrope_section": [6, 5, 5],
-            "mrope_interleaved": True,
-            "partial_rotary_factor": config.pop("partial_rotary_factor"),
-        }
-        kinds = [
-            "full_attention" if (i + 1) % 4 == 0 else "linear_attention" for i in range(config["num_hidden_layers"])
-        ]
-        config |= {
-            "architectures": ["Qwen3_5MoeForCausalLM"],
-            "model_type": "qwen3_5_moe_text",
-            "rope_parameters": rope,
-            "layer_types": kinds,
-            "full_attention_interval": 4,
-            "mtp_num_hidden_layers": 1,
-            "attention_bias": False,
-            "hidden_act": "silu",
-        }
+        config = target_config()
     else:
         state = {f"model.{k}": v for k, v in load(args.weights, which).items()}
-        config = dataclasses.asdict(dense.DRAFT if which == "draft" else dense.OTHER_VOCABULARY)
-        config |= {
-            "architectures": ["Qwen3ForCausalLM"],
-            "model_type": "qwen3",
-            "hidden_act": "silu",
-            "rope_parameters": {"rope_type": "default", "rope_theta": config["rope_theta"]},
-        }
+        config = draft_config(which)
     config |= {"tie_word_embeddings": True, "eos_token_id": 0, "torch_dtype": "float16"}
     save_file({k: v.contiguous() for k, v in state.items()}, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=1))

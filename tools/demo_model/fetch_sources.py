@@ -2,8 +2,8 @@
 
     python fetch_sources.py --sdists DIR --mirrors DIR --debs DIR
 
-pip prepares the metadata of an sdist before it keeps it, so the usual build backends must be installed beside pip
-(setuptools, wheel, hatchling, hatch-vcs, flit-core, poetry-core, pdm-backend, setuptools-scm, pbr, cython).
+pip prepares the metadata of an sdist before it keeps it, so the build backends must be installed beside pip:
+pip install -U -r fetch-requirements.txt, best in an environment of its own. What is there already is not fetched again.
 """
 
 from __future__ import annotations
@@ -14,11 +14,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+from build_corpus import downloaded
+from make_sources import normal
+
 ROWS = json.loads((Path(__file__).parent / "sources.json").read_text())
 
 
 def pip(row: dict[str, str], folder: Path) -> bool:
     """One sdist."""
+    if normal(row["name"]) in downloaded(folder):
+        return True
     command = [
         sys.executable,
         "-m",
@@ -48,6 +53,8 @@ def git(row: dict[str, str], folder: Path) -> bool:
 
 def apt(row: dict[str, str], folder: Path) -> bool:
     """One Debian package (any version of it that the machine's sources have)."""
+    if any(folder.glob(row["name"] + "_*.deb")):
+        return True
     return subprocess.run(["apt-get", "download", row["name"]], cwd=folder).returncode == 0
 
 

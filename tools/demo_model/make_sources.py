@@ -42,7 +42,6 @@ REPOSITORIES = {
     "rust-lang/blog.rust-lang.org": "MIT/Apache-2.0",
     "swiftlang/swift-evolution": "Apache-2.0",
     "kubernetes/enhancements": "Apache-2.0",
-    "rails/rails": "MIT",
     "jekyll/jekyll": "MIT",
     "standardebooks/manual": "CC0-1.0",
     "encode/django-rest-framework": "BSD-3-Clause",

@@ -58,6 +58,28 @@ class Optimizer:
         """Bits of the shipped file for this weight; 0: not rounded during training."""
         return (4 if ".experts." in name else 5) if name in self.matrices else 0
 
+    def final(self, name: str, p: Tensor) -> Tensor:
+        """The weight to ship: rounded where the model computed with it rounded, else the master."""
+        return p if self.quantise and self.bits(name) else self.master[name]
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to go on."""
+        return {"master": self.master, "state": self.state, "count": self.count, "quantise": self.quantise}
+
+    def load_state_dict(self, found: dict[str, Any]) -> None:
+        """Take up a saved state; the model gets its weights."""
+        self.master, self.state = found["master"], found["state"]
+        self.count, self.quantise = found["count"], found["quantise"]
+        self.hand_over()
+
+    @torch.no_grad()
+    def hand_over(self) -> None:
+        """(Rounded) weights to the model; gradients cleared."""
+        for n, p in self.params:
+            bits = self.bits(n) if self.quantise else 0
+            p.copy_(fake_quant(self.master[n], bits) if bits else self.master[n])
+            p.grad = None
+
     @torch.no_grad()
     def step(self, lr: float, clip: float = 1.0) -> None:
         """Clip, update the masters, hand (rounded) weights to the model, clear the gradients."""
@@ -69,10 +91,7 @@ class Optimizer:
         self._adam(rest, grads, lr)
         for shape, names in self.groups.items():
             self._muon([n for n in names if n in grads], grads, lr, shape)
-        for n, p in self.params:
-            bits = self.bits(n) if self.quantise else 0
-            p.copy_(fake_quant(self.master[n], bits) if bits else self.master[n])
-            p.grad = None
+        self.hand_over()
 
     def _adam(self, names: list[str], grads: dict[str, Tensor], lr: float) -> None:
         if not names:

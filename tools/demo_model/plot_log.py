@@ -29,7 +29,7 @@ def main() -> None:
     rows = [json.loads(line) for line in source.read_text().splitlines()]
     figure, panels = plt.subplots(1, 3, figsize=(11, 3.4), sharey=True)
     for panel, (stage, title) in zip(panels, TITLES.items(), strict=True):
-        mine = [r for r in rows if r.get("stage") == stage and "share" in r]
+        mine = [r for r in rows if r.get("stage") == stage and "share" in r and r.get("mtp", True)]
         steps = [r["step"] for r in mine]
         for key, label in (("loss", "next token"), ("draft", "draft, next token")):
             if key in mine[0]:

@@ -2,7 +2,7 @@
 
     python tokens.py --data DIR --out DIR
 
-DIR holds train.jsonl.xz, heldout.jsonl.xz and bpe-*.json (see pack_data.py). Writes, for each vocabulary,
+DIR holds train-*.jsonl.xz, heldout.jsonl.xz and bpe-*.json (see pack_data.py). Writes, for each vocabulary,
 train-<size>.bin and heldout-<size>-<kind>.bin (uint16; documents shuffled, <|endoftext|> = 0 after each).
 """
 
@@ -87,18 +87,23 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    train, held = read(args.data / "train.jsonl.xz"), read(args.data / "heldout.jsonl.xz")
+    part = args.out.with_name(args.out.name + ".part")  # train.py waits for the finished folder
+    part.mkdir(parents=True, exist_ok=True)
+    paths = [*sorted(args.data.glob("train-*.jsonl.xz")), args.data / "heldout.jsonl.xz"]
+    with multiprocessing.Pool(len(paths)) as pool:
+        *parts, held = pool.map(read, paths)
+    train = [row for rows in parts for row in rows]
     random.Random(2).shuffle(train)
     for size in (8192, 4096):
         tokenizer = args.data / f"bpe-{size}.json"
         stream = encode([d["t"] for d in train], tokenizer)
-        stream.tofile(args.out / f"train-{size}.bin")
+        stream.tofile(part / f"train-{size}.bin")
         print(size, len(stream), "training tokens", flush=True)
         for kind in KINDS:
             texts = [d["t"] for d in held if d["k"] == kind]
-            encode(texts, tokenizer).tofile(args.out / f"heldout-{size}-{kind}.bin")
-            (args.out / f"heldout-{kind}.bytes").write_text(str(sum(len(t.encode()) for t in texts)))
+            encode(texts, tokenizer).tofile(part / f"heldout-{size}-{kind}.bin")
+            (part / f"heldout-{kind}.bytes").write_text(str(sum(len(t.encode()) for t in texts)))
+    part.rename(args.out)
 
 
 if __name__ == "__main__":
