@@ -312,6 +312,15 @@ def test_the_command_prints_rows_and_what_was_found(toy: str) -> None:
     assert "Confirm it live" in text
 
 
+def test_without_costs_the_tables_say_so(toy: str) -> None:
+    done = specdec("replay", toy, "-s", "ngram-mod(n_match=2, n_min=1)")
+    assert done.returncode == 0, done.stderr
+    assert "n/a" in done.stdout
+    found = specdec("replay", toy, "-s", SMALL, "--search")
+    assert found.returncode == 0, found.stderr
+    assert "no costs were given" in found.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
