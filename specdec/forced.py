@@ -7,12 +7,10 @@ place of the model's own.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
 
-from specdec.errors import SpecdecError
 from specdec.target import Outputs, Target
 from specdec.types import FloatArray, TokenArray
 
@@ -56,7 +54,6 @@ class SyntheticAcceptance:
     """
 
     def __init__(self, rates: tuple[float, ...], n_ctx: int, tokens: TokenArray, seed: int = 0) -> None:
-        check_rates(rates)
         before = np.array([1.0, *rates[:-1]])
         self._conditional = np.divide(rates, before, out=np.zeros(len(rates)), where=before > 0)
         rng = np.random.default_rng(seed)
@@ -73,13 +70,3 @@ class SyntheticAcceptance:
         if accepted < len(draft) and own[accepted] == draft[accepted]:  # by chance: it must differ
             own[accepted] = self._tokens[start] if self._tokens[start] != draft[accepted] else self._tokens[start - 1]
         return own
-
-
-def check_rates(rates: tuple[float, ...]) -> None:
-    """Refuse rates that are no probabilities or increase."""
-    bad = any(not 0.0 <= r <= 1.0 for r in rates) or any(b > a for a, b in pairwise(rates))
-    if bad or not rates:
-        raise SpecdecError(
-            f"--synthetic {','.join(f'{r:g}' for r in rates)}: wants probabilities that do not increase.",
-            "Example: --synthetic 0.88,0.72,0.58",
-        )

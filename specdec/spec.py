@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+from itertools import pairwise
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from specdec.errors import SpecdecError
 from specdec.rollback import Mode
@@ -89,12 +90,19 @@ class RunSpec(Checked):
     count_experts: bool = False
     rollback: tuple[Mode, ...] = ("auto",)
     snapshots: int | None = Field(None, ge=0, le=256)
-    synthetic: tuple[float, ...] = ()
+    synthetic: tuple[Annotated[float, Field(ge=0.0, le=1.0)], ...] = ()
     sampling: SamplingOptions = SamplingOptions()
     model: ModelOptions = ModelOptions()
     engines: tuple[str, ...] = ("specdec",)
     cell_timeout: float = Field(0.0, ge=0.0)
     ram_limit: int = Field(0, ge=0)
+
+    @field_validator("synthetic")
+    @classmethod
+    def _not_increasing(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
+        if any(b > a for a, b in pairwise(rates)):
+            raise ValueError("the chance that more tokens are all accepted cannot be higher")
+        return rates
 
     @property
     def limits(self) -> Limits:

@@ -7,7 +7,8 @@ import pytest
 
 from specdec.decode import Decoder
 from specdec.errors import SpecdecError
-from specdec.forced import ForcedTarget, SyntheticAcceptance, check_rates
+from specdec.forced import ForcedTarget, SyntheticAcceptance
+from specdec.spec import make_spec
 from specdec.strategy import Strategy
 from specdec.testing.fake import FakeTarget
 from specdec.types import Draft, Limits, Sampling, TokenArray
@@ -60,7 +61,7 @@ def test_a_seed_gives_the_same_run() -> None:
     assert lengths(RATES, 3)[1] != lengths(RATES, 3, seed=1)[1]
 
 
-@pytest.mark.parametrize("rates", [(), (1.2,), (0.5, 0.6), (-0.1,)])
+@pytest.mark.parametrize("rates", [(1.2,), (0.5, 0.6), (-0.1,), ("x",)])
 def test_bad_rates(rates: tuple[float, ...]) -> None:
     with pytest.raises(SpecdecError, match="--synthetic"):
-        check_rates(rates)
+        make_spec(target="t", synthetic=rates)

@@ -45,6 +45,7 @@ def compare(
     ] = None,
     rollback: o.RollbackModes = "auto",
     snapshots: o.Snapshots = None,
+    synthetic: o.Synthetic = "",
     ignore_eos: o.IgnoreEos = False,
     stop: o.Stop = [],  # noqa: B006
     thinking: o.Thinking = False,
@@ -97,6 +98,7 @@ def compare(
         ram_limit=ram_limit,
         rollback=split(rollback) or ("auto",),
         snapshots=snapshots,
+        synthetic=_split(synthetic),
         ignore_eos=ignore_eos,
         stop=tuple(stop),
         thinking=thinking,

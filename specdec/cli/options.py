@@ -78,6 +78,14 @@ RollbackModes = Annotated[
 Snapshots = Annotated[
     int | None, typer.Option("--snapshots", help="Recurrent states kept for rollback; default by draft length.")
 ]
+Synthetic = Annotated[
+    str,
+    typer.Option(
+        "--synthetic",
+        help="Accept drafts at these rates instead of by the text, as 0.88,0.72: the chance that the first 1, 2 ... draft"
+        " tokens are all accepted. Costs stay real; rows are labelled synthetic.",
+    ),
+]
 IgnoreEos = Annotated[
     bool, typer.Option("--ignore-eos", help="Generate the full length (flatters n-grams where the model would loop).")
 ]

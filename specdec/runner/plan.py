@@ -83,7 +83,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "given": spec.model_dump(mode="json", exclude_defaults=True),
         "labels": {
             "engine": " + ".join(spec.engines),
-            "label": "real",
+            "label": "synthetic" if spec.synthetic else "real",
             "card": first.card,
             "arm": "same split",
             "sampling": first.sampling,

@@ -71,7 +71,7 @@ class ServerEngine:
             probe = plan.build()
             probe.check(header)
             if self._can(plan, probe.longest_draft):
-                self.arms.append(Arm(plan, "auto", probe.longest_draft, 0))
+                self.arms.append(Arm(plan, "auto", probe.longest_draft, 0, engine=NAME))
         if spec.rollback != ("auto",) or spec.snapshots is not None:
             announce("llama-server: undoes drafts in its own way; --rollback and --snapshots do not reach it")
         self._n_ctx = 0
@@ -94,9 +94,9 @@ class ServerEngine:
             if kind not in self.binary.spec_types:
                 raise NoCounterpart(f"version {self.binary.version} has no --spec-type {kind}")
             if rates and flags:
-                if len(rates) != longest_draft:
+                if len(rates) < longest_draft:
                     raise NoCounterpart(f"it wants {longest_draft} synthetic rates, one for each draft token")
-                flags += ["--spec-synth-rates", ",".join(f"{r:g}" for r in rates)]
+                flags += ["--spec-synth-rates", ",".join(f"{r:g}" for r in rates[:longest_draft])]
             self.binary.require(flags)
         except NoCounterpart as why:
             self._announce(f"llama-server: {plan.label} is left out: {why}")
