@@ -237,6 +237,8 @@ class _Run:
             clock.to("roll_back")
         # 6. tell
         emitted = self._emit([*draft.token_ids[:accepted], bonus])
+        accepted = min(accepted, len(emitted))  # what the target would have kept after its text's end is no gain
+        self._cut += accepted + 1 - len(emitted)
         clock.to("other")
         step = Step(start, draft, accepted, tuple(emitted))
         self._strategy.accept(step)
@@ -288,7 +290,6 @@ class _Run:
             elif i + 1 == room:
                 self._stop = "length"
             if self._stop:
-                self._cut += len(tokens) - i - 1
                 return tokens[: i + 1]
         return tokens
 

@@ -20,7 +20,7 @@ from specdec.llama.fit import ram_fit, weights_in_ram
 from specdec.llama.gguf import read_header
 from specdec.llama.library import gpu_names
 from specdec.llama.model import LlamaModel, runs_on_gpu
-from specdec.llama.target import LlamaTarget
+from specdec.llama.target import LlamaTarget, batch_size
 from specdec.monitor.system import ram_available
 from specdec.registry import Planned
 from specdec.rollback import Mode, snapshots_for, snapshots_short_of
@@ -37,10 +37,17 @@ class Engine:
         spec: the run.
         planned: its strategies.
         announce: takes one line for each thing worth telling (loads).
+        watch: may stand something between the loop and the target (a recorder).
     """
 
-    def __init__(self, spec: RunSpec, planned: list[Planned], announce: Callable[[str], None]) -> None:
-        self._spec, self._announce = spec, announce
+    def __init__(
+        self,
+        spec: RunSpec,
+        planned: list[Planned],
+        announce: Callable[[str], None],
+        watch: Callable[[LlamaTarget], Target] = lambda target: target,
+    ) -> None:
+        self._spec, self._announce, self._watch = spec, announce, watch
         path = model_path(spec.target)
         header = read_header(path)
         probes = [plan.build() for plan in planned]
@@ -132,6 +139,11 @@ class Engine:
         return ()
 
     @property
+    def n_batch(self) -> int:
+        """Most tokens of one decode, before snapshots ask for more."""
+        return batch_size(self._spec.model, self._n_ctx)
+
+    @property
     def vram_asked(self) -> int:
         """Bytes of the target's weights on GPUs."""
         gpus = {d.name for d in describe() if d.is_gpu}
@@ -169,7 +181,7 @@ class Engine:
     def _spoken(self, target: LlamaTarget, prompt: Prompt) -> Target:
         """The target that speaks: the model itself, or with ``synthetic`` one that accepts at given rates."""
         if not self._spec.synthetic:
-            return target
+            return self._watch(target)
         tokens = np.setdiff1d(np.arange(target.n_vocab, dtype=np.int32), list(target.end_of_text))
         seed = seeded(self.sampling, prompt, 0).seed
         return ForcedTarget(target, SyntheticAcceptance(self._spec.synthetic, target.n_ctx, tokens, seed))

@@ -199,10 +199,12 @@ def _conditional(drafted: npt.NDArray[np.int64], accepted: npt.NDArray[np.int64]
 
 
 def _speeds(ok: Group) -> dict[str, Any]:
+    ok = [s for s in ok if s["generation_s"] is not None]  # a replay without costs has counts alone
+    first = [s["ttft_s"] for s in ok if s["ttft_s"] is not None]
     tokens, seconds = _total(ok, _tokens), _total(ok, _generation)
     return {
         "tok_s": _divide(tokens, seconds),
-        "ttft_s": _divide(_total(ok, lambda s: s["ttft_s"]), len(ok)),
+        "ttft_s": _divide(sum(first), len(first)),
         "phase_seconds": _phases(ok),
     }
 

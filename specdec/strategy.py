@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from specdec.types import Draft, FloatArray, MemoryItem, Sampling, Step, TokenArray
+from specdec.types import Draft, FloatArray, MemoryItem, Sampling, Step, Steps, TokenArray
 
 if TYPE_CHECKING:
     from specdec.llama.gguf import Header
@@ -66,6 +66,13 @@ class Strategy(ABC):
     """``hidden_states``: ``process`` is called. ``target_model``: ``Services.target_model`` is set. ``mtp_layer``: the
     target is loaded with its MTP layer."""
 
+    search: ClassVar[dict[str, str]] = {}
+    """Values worth trying: option to a list or range as the strategy syntax writes it, e.g. ``{"n_max": "1..8:1"}``.
+    ``specdec replay --search`` tries them for options that are not given."""
+
+    tell_confidence: bool = False
+    """Set by a recorder: drafts should carry ``Draft.confidence`` where the strategy has a p_min."""
+
     translate_s: float = 0.0
     """Seconds spent so far in ``propose`` on changing between vocabularies: booked as a phase of their own."""
 
@@ -113,6 +120,22 @@ class Strategy(ABC):
 
     def end(self) -> None:  # noqa: B027 - optional
         """The generation is over."""
+
+    def replay(self, text: TokenArray, n_prompt: int, n_predict: int, most: int) -> Steps | None:
+        """All steps of a generation whose text is known, at once; None (the default): step by step.
+
+        For strategies that can do it faster than by their own ``begin``, ``propose``, ``accept``, ``end``: the result
+        and the state left behind must be the same (specdec/replay/loop.py is the rule; the conformance suite compares).
+
+        Args:
+            text: int32 [n], prompt and answer, read-only.
+            n_prompt: tokens of the prompt; the answer's first token comes from the prefill.
+            n_predict: the length limit; most: the longest draft that the loop verifies.
+
+        Returns:
+            int32 [2, steps]: drafted and accepted of each step.
+        """
+        return None
 
     def reset(self) -> None:  # noqa: B027 - optional
         """Forget everything learnt across generations."""

@@ -15,6 +15,12 @@ Value = bool | int | float | str
 _TOKEN = re.compile(r"""\s*(?:(?P<string>"(?:[^"\\]|\\.)*")|(?P<punct>[(),=])|(?P<word>[^\s(),="]+))""")
 
 
+class Word(str):
+    """A bare word: where grids are allowed it may be one (specdec/replay/grid.py); a quoted string never is."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One strategy as written: its name, its nested strategies and its options."""
@@ -58,7 +64,7 @@ def _bare(word: str) -> Value:
             return kind(word)
         except ValueError:
             continue
-    return word
+    return Word(word)
 
 
 class _Parser:

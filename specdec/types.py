@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 TokenArray = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float32]
+Steps = npt.NDArray[np.int32]
+"""Counters of a generation's steps, int32 [2, steps]: drafted, accepted."""
 
 PHASES = ("propose", "catch_up", "verify", "sample", "roll_back", "translate", "other")
 """Where the wall time of a step goes; the phases of a generation add up to its generation time."""
@@ -60,12 +62,15 @@ class Draft:
             a deterministic strategy.
         note: free text for the step's record (a cascade writes which of its strategies drafted).
         parents: reserved for trees; refused for now.
+        confidence: how sure the drafter was of each token (what its p_min is compared with), where it was asked to
+            tell (``Strategy.tell_confidence``).
     """
 
     token_ids: Sequence[int] = ()
     probs: FloatArray | None = None
     note: str | None = None
     parents: Sequence[int] | None = None
+    confidence: Sequence[float] | None = None
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -75,7 +80,8 @@ class Draft:
         if len(self.token_ids) <= n:
             return self
         probs = None if self.probs is None else self.probs[:n]
-        return Draft(self.token_ids[:n], probs, self.note)
+        confidence = None if self.confidence is None else self.confidence[:n]
+        return Draft(self.token_ids[:n], probs, self.note, confidence=confidence)
 
 
 NO_DRAFT = Draft()
@@ -88,7 +94,7 @@ class Step:
     Args:
         start: position of the first token of the target pass (the last token of the context that was proposed on).
         draft: the draft as verified, after clipping.
-        accepted: how many of its tokens verification kept.
+        accepted: how many of its tokens verification kept, up to the end of the text.
         emitted: the tokens that the step added: the accepted ones and the bonus token, less what a stop cut off.
     """
 
@@ -133,7 +139,7 @@ class Generation:
     Args:
         n_prompt: tokens of the prompt; n_reused of them were still in memory from the previous turn.
         stop: ``end-of-text``, ``stop-string`` or ``length``.
-        cut: tokens that a stop or the length limit took from what the steps emitted.
+        cut: 1 where the last step's bonus token fell away because a draft token ended the text, else 0.
         prefill_s: time of the prompt's decode; ttft_s: from the request to the first token.
         generation_s: from the end of the prefill to the last token; end_to_end_s: everything.
         phase_s: seconds by phase (PHASES), adding up to generation_s.

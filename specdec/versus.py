@@ -75,7 +75,7 @@ def _generations(run: Run) -> Generations:
     """A repeat that lacks one of the prompt's turns is left out."""
     turns: dict[tuple[Arm, str, str], dict[tuple[int, int], list[Sample]]] = defaultdict(lambda: defaultdict(list))
     for s in run.samples:
-        if not s["warmup"] and s["status"] == "ok" and s["generation_s"] > 0:
+        if not s["warmup"] and s["status"] == "ok" and s["generation_s"]:
             turns[arm_of(s), s["prompt"], s["workload"]][s.get("launch", 0), s["repeat"]].append(s)
     planned = {p["id"]: p["turns"] for p in run.meta["prompts"]}
     out: Generations = {}

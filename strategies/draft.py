@@ -85,7 +85,7 @@ class DraftModel(Strategy):
         caches = {"override_tensor": (), "cache_type_k": o.cache_type_k, "cache_type_v": o.cache_type_v}
         options = target.options.model_copy(update=placement | caches)
         singly = o.feed == "singly" or (o.feed == "auto" and runs_on_gpu(options))
-        likeliest = o.p_min <= 0.0 and (not o.sample or services.sampling.greedy)
+        likeliest = o.p_min <= 0.0 and not self.tell_confidence and (not o.sample or services.sampling.greedy)
         self._follower = Follower(model_path(o.model), options, services.n_ctx, o.n_max, singly, likeliest)
         self._translator = Translator(target, self._follower.model) if o.translate else None
         self._sampling, self._n_vocab = services.sampling, services.n_vocab
@@ -113,6 +113,7 @@ class DraftModel(Strategy):
             return NO_DRAFT
         if self._translator is not None:
             self._model.compare(ids)
+        self._confidence: list[float] = []
         self._model.follow(ids)
         tokens, rows = self._guess(min(self._o.n_max, max_tokens))
         if self._translator is not None:
@@ -121,7 +122,8 @@ class DraftModel(Strategy):
             self.translate_s += perf_counter() - began
         if len(tokens) < max(1, self._o.n_min):
             return NO_DRAFT
-        return Draft(tokens, np.stack(rows) if rows else None)
+        confidence = self._confidence if self.tell_confidence and self._translator is None else None
+        return Draft(tokens, np.stack(rows) if rows else None, confidence=confidence)
 
     def accept(self, step: Step) -> None:
         if step.draft and self._translator is None:
@@ -153,6 +155,7 @@ class DraftModel(Strategy):
             if chosen is None:
                 break
             tokens.append(chosen[0])
+            self._confidence += [top_probability(self._model.row())] if self.tell_confidence else []
             rows += [chosen[1]] if chosen[1] is not None else []
             if len(tokens) == most:
                 break

@@ -90,7 +90,7 @@ class Mtp(Strategy):
             self._weights = [MemoryItem("target", "weights", model.mtp_bytes)]
         self._plan(model.header)
         sizes = services.n_ctx, self._o.ubatch_size, services.threads
-        self._context = MtpContext(model, *sizes, on_device=self._o.p_min <= 0.0)
+        self._context = MtpContext(model, *sizes, on_device=self._o.p_min <= 0.0 and not self.tell_confidence)
         self._restart()
 
     def close(self) -> None:
@@ -121,18 +121,23 @@ class Mtp(Strategy):
 
     def propose(self, context: TokenArray, max_tokens: int) -> Draft:
         tokens: list[int] = []
+        confidence: list[float] = []
         rows: list[FloatArray] = []
         most = min(self._n_max, max_tokens)
         while True:
             logits, row = self._next(context, tokens, rows)
             token = self._context.likeliest()
-            if self._o.p_min > 0.0 and top_probability(logits) < self._o.p_min:
-                break
+            if self._o.p_min > 0.0 or self.tell_confidence:
+                confidence.append(top_probability(logits))
+                if confidence[-1] < self._o.p_min:
+                    break
             tokens.append(token)
             rows.append(row.copy())
             if len(tokens) == most:
                 break
-        return Draft(tokens) if len(tokens) >= max(1, self._o.n_min) else NO_DRAFT
+        if len(tokens) < max(1, self._o.n_min):
+            return NO_DRAFT
+        return Draft(tokens, confidence=confidence if self.tell_confidence else None)
 
     def memory(self) -> list[MemoryItem]:
         return [*self._weights, *self._context.memory()] if self._context else []

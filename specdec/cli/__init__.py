@@ -63,6 +63,8 @@ from specdec.cli import (  # noqa: E402 - commands register themselves
     export,  # noqa: F401
     predict,  # noqa: F401
     profile,  # noqa: F401
+    record,  # noqa: F401
+    replay,  # noqa: F401
     report,  # noqa: F401
     strategies,  # noqa: F401
     vocab,  # noqa: F401

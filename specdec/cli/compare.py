@@ -40,6 +40,9 @@ def compare(
         bool, typer.Option("--dry-run", help="Print the cells and the time they will take; run nothing.")
     ] = False,
     json: Json = False,
+    record: Annotated[
+        Path | None, typer.Option("--record", help="Also write what `none` said as a trace, for specdec replay.")
+    ] = None,
     rollback: o.RollbackModes = "auto",
     snapshots: o.Snapshots = None,
     synthetic: o.Synthetic = "",
@@ -82,11 +85,11 @@ def compare(
         typer.echo("Target: the demo model that comes with specdec (tiny, knows code and documentation).", err=True)
     spec = make_spec(
         target=target,
-        strategies=_with_files(strategies, strategy),
+        strategies=with_files(strategies, strategy),
         strategy_files=tuple(strategy),
         draft=draft,
         mtp_model=mtp_model,
-        workloads=_split(workloads),
+        workloads=split(workloads),
         prompt_files=tuple(prompts),
         limit=limit or None,
         n_predict=n_predict,
@@ -98,9 +101,9 @@ def compare(
         llama_server=llama_server,
         cell_timeout=cell_timeout,
         ram_limit=ram_limit,
-        rollback=_split(rollback) or ("auto",),
+        rollback=split(rollback) or ("auto",),
         snapshots=snapshots,
-        synthetic=_split(synthetic),
+        synthetic=split(synthetic),
         ignore_eos=ignore_eos,
         stop=tuple(stop),
         thinking=thinking,
@@ -133,6 +136,12 @@ def compare(
 
     with watched() as observer:
         folder = runner.compare(spec, results, observer)
+        if record is not None:
+            from specdec import store
+            from specdec.replay.stored import record_from_run
+
+            record_from_run(store.read_run(folder), record)
+            observer.announce(f"Wrote {record}")
     _print(folder, json)
 
 
@@ -151,6 +160,11 @@ def resume(
     from specdec.errors import SpecdecError
 
     found = store.read_run(store.find_run(run, results))
+    if "trace" in found.meta:
+        from specdec.cli import replay
+
+        replay.finish(found, json)
+        return
     if found.meta["kind"] != "compare":
         raise SpecdecError(f"{found.folder} is a {found.meta['kind']}: it cannot be resumed.", "Take it again.")
     with watched() as observer:
@@ -189,7 +203,7 @@ def _print(folder: Path, json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _with_files(strategies: str, files: list[str]) -> str:
+def with_files(strategies: str, files: list[str]) -> str:
     """--strategy files take part even if --strategies does not name them."""
     if not files:
         return strategies
@@ -198,7 +212,7 @@ def _with_files(strategies: str, files: list[str]) -> str:
     return ",".join([strategies, *(load_class(f).name for f in files)])
 
 
-def _split(text: str) -> tuple[str, ...]:
+def split(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 

@@ -74,7 +74,9 @@ def _form(format: str, forms: dict[str, Callable[..., str]]) -> Callable[..., st
 
 
 def _predict(run: Run, name: str, results: Path, style: str) -> str:
-    """Prediction beside observation, where a profile fits the run."""
+    """Prediction beside observation, where a profile fits the run; a replay observed nothing."""
+    if run.meta["labels"]["label"] == "trace":
+        return ""
     from specdec import store
     from specdec.errors import SpecdecError
     from specdec.profile.compare import find_profile, mismatches, prediction_rows

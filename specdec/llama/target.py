@@ -15,6 +15,7 @@ from specdec.llama.experts import ExpertCounter
 from specdec.llama.library import address_function, log, nextn
 from specdec.llama.memory import LlamaMemory
 from specdec.llama.model import LlamaModel
+from specdec.spec import ModelOptions
 from specdec.target import Outputs
 from specdec.types import FloatArray, TokenArray
 
@@ -57,7 +58,7 @@ class LlamaTarget:
         params = L.llama_context_default_params()
         params.n_ctx = n_ctx
         # llama.cpp asserts n_ubatch > n_rs_seq + 1.
-        params.n_batch = max(min(options.batch_size, max(n_ctx, 32)), snapshots + 2)
+        params.n_batch = max(batch_size(options, n_ctx), snapshots + 2)
         params.n_ubatch = max(min(options.ubatch_size, params.n_batch), snapshots + 2)
         params.n_rs_seq = snapshots
         params.n_outputs_max = min(params.n_batch, longest_draft + 1)
@@ -131,6 +132,11 @@ class LlamaTarget:
         self.decode(np.zeros(2, np.int32), 0, "last")
         self.memory.clear()
         self.take_experts()
+
+
+def batch_size(options: ModelOptions, n_ctx: int) -> int:
+    """Most tokens of one decode in a context of ``n_ctx`` tokens."""
+    return min(options.batch_size, max(n_ctx, 32))
 
 
 def _floats(address: int | None, rows: int, columns: int) -> FloatArray:

@@ -136,9 +136,9 @@ def _arm(described: dict[str, Any], mode: str, snapshots: int) -> Arm:
 def _row(
     cell: tuple[str, str, str], group: list[Sample], profile: Profile, arm: Arm, why: str, elsewhere: bool
 ) -> PredictionRow:
-    tokens, seconds = sum(len(s["token_ids"]) for s in group), sum(s["generation_s"] for s in group)
+    tokens, seconds = sum(len(s["token_ids"]) for s in group), sum(s["generation_s"] or 0.0 for s in group)
     steps = sum(len(s["steps"]["drafted"]) for s in group)
-    observed = None if elsewhere else tokens / seconds
+    observed = None if elsewhere or not seconds else tokens / seconds  # a replay without costs took no time
     if why:
         return PredictionRow(*cell, observed, None, why, {}, 0.0)
     total, held = dict.fromkeys(PHASES, 0.0), 0

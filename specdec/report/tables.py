@@ -9,6 +9,7 @@ from typing import Any
 from tabulate import tabulate
 
 from specdec.metrics import engine_ratios, rows
+from specdec.report import search
 from specdec.report.machine import machine_notes
 from specdec.stats.stability import unsteady
 from specdec.store import Run
@@ -55,6 +56,8 @@ def _report(run: Run, style: str) -> str:
         parts.append(f"{heading}\n\n{_table(shown, columns, style)}")
     parts += _notes(run, table)
     parts += machine_notes(run, table)
+    if "search" in run.meta:
+        parts.append(search.as_text(run.meta["search"], style))
     return "\n\n".join(parts)
 
 

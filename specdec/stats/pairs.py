@@ -84,7 +84,7 @@ def pair_generations(side: Iterable[Sample], base: Iterable[Sample], clock: str)
     sums: dict[tuple[str, str], dict[tuple[int, int], list[float]]] = {}
     for s in side:
         b = theirs.get(cell_of(s))
-        if b is not None and s[clock] > 0 and b[clock] > 0:
+        if b is not None and s[clock] and b[clock]:  # null in a replay without costs
             pair = [len(s["token_ids"]), s[clock], len(b["token_ids"]), b[clock]]
             rounds = sums.setdefault((s["workload"], s["prompt"]), {})
             key = s.get("launch", 0), s["repeat"]

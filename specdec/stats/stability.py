@@ -30,7 +30,7 @@ def unsteady(samples: Iterable[Sample], spec: Mapping[str, Any], given: Mapping[
     cells: dict[tuple[object, ...], dict[object, list[float]]] = defaultdict(lambda: defaultdict(list))
     texts: dict[tuple[object, ...], set[int]] = defaultdict(set)
     for s in samples:
-        if not s["warmup"] and s["status"] == "ok" and s["generation_s"] > 0:
+        if not s["warmup"] and s["status"] == "ok" and s["generation_s"]:  # null in a replay without costs
             cell = s.get("engine", "specdec"), s["strategy"], s["rollback"], s["prompt"], s["turn"]
             texts[cell].add(hash(tuple(s["token_ids"])))
             cells[cell][s.get("launch", 0)].append(float(np.log(len(s["token_ids"]) / s["generation_s"])))

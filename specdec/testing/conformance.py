@@ -6,6 +6,7 @@ weights, whose CPU kernels are deterministic, so that texts can be compared ther
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,11 +17,15 @@ from typing import Any
 import numpy as np
 
 from specdec.decode import Decoder
+from specdec.replay.loop import Bounds, replay_turn
+from specdec.replay.recorded import Recorded, Tape
+from specdec.replay.recorder import Recorder
 from specdec.rollback import snapshots_for
 from specdec.strategy import Services, Strategy
 from specdec.target import Target
 from specdec.testing.fake import FakeTarget
-from specdec.types import NO_DRAFT, Draft, Generation, Limits, MemoryItem, Sampling, TokenArray
+from specdec.testing.traces import turn_of
+from specdec.types import NO_DRAFT, Draft, Generation, Limits, MemoryItem, Sampling, Steps, TokenArray
 
 Build = Callable[[], Strategy]
 LIMITS = Limits(n_predict=160)
@@ -60,6 +65,7 @@ def check_strategy(build: Build) -> list[Check]:
         _reset_forgets,
         _short_and_odd_prompts,
         _memory_is_itemised,
+        _replay_equals_live,
     ]
     results = []
     for check in checks:
@@ -220,6 +226,50 @@ def _short_and_odd_prompts(build: Build) -> str:
         bench.generate(np.arange(length, dtype=np.int32))
     bench.close()
     return ""
+
+
+def _replay_equals_live(build: Build) -> str:
+    """Replayed on a recorded text, its steps are those of the live run."""
+    strategy = build()
+    real, recordable = "target_model" in strategy.needs, {"n_max", "p_min"} <= set(type(strategy.options).model_fields)
+    if strategy.needs and not (real and recordable and not strategy.combines):
+        return "needs the target: it cannot be replayed"
+    steps = 0
+    for sampling in (_GREEDY,) if real else (_GREEDY, _SAMPLED):
+        for prompt in toy_prompts():
+            bench = Bench(build(), sampling)
+            drafts, wanted = spy(bench.strategy), bench.generate(prompt)
+            bench.close()
+            if not sampling.greedy and any(d.probs is not None for d in drafts):
+                return "sampled drafts: only greedy runs can be replayed"
+            for fast in (False, True):
+                got = _replayed(build, prompt, sampling, fast)
+                drafted_and_accepted = [wanted.steps.drafted, wanted.steps.accepted]
+                _ensure(got.tolist() == drafted_and_accepted, f"steps differ on a prompt of {len(prompt)} tokens")
+            steps += len(wanted.steps)
+    return f"{steps} steps"
+
+
+def _replayed(build: Build, prompt: TokenArray, sampling: Sampling, fast: bool) -> Steps:
+    """Steps of a replay: of the strategy itself, or of its recorded proposals where it needs the model."""
+    strategy = build()
+    real = "target_model" in strategy.needs
+    recorder = Recorder({strategy.name: build()} if real else {})
+    bench = Bench(recorder, sampling)
+    said = bench.generate(prompt)
+    target, tape = bench.target, Tape()
+    ids = np.concatenate([prompt, np.array(said.token_ids, np.int32)])
+    proposals = recorder.take(len(said.token_ids))
+    bench.close()
+    tape.turn = dataclasses.replace(turn_of(ids, len(prompt), stop=said.stop), proposals=proposals)
+    if real:
+        strategy = Recorded(strategy.name, strategy.options, tape)
+    strategy.open(Services(target.n_vocab, target.n_ctx, 0, 1, sampling))
+    replayed = replay_turn(
+        strategy, tape.turn, Bounds(LIMITS.n_predict, target.n_batch, target.n_vocab, sampling.greedy), fast
+    )
+    strategy.close()
+    return replayed.steps
 
 
 def _memory_is_itemised(build: Build) -> str:

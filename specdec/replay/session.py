@@ -1,0 +1,198 @@
+"""``specdec replay``: start, resume, search; ends in a stored run."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from specdec import store
+from specdec.errors import SpecdecError
+from specdec.metrics import rows
+from specdec.registry import Registry
+from specdec.replay import grid, worker
+from specdec.replay.recorded import Tape, build
+from specdec.replay.run import (
+    Replay,
+    ReplayOptions,
+    Watcher,
+    check_same,
+    is_whole,
+    keep,
+    labels_of,
+    meta,
+    prepare,
+    run_counts,
+    run_whole,
+    stored_counts,
+)
+from specdec.replay.samples import samples_of_counts
+from specdec.replay.search import MOST_SETTINGS, TRIALS, Scores, Space, Suggest, summary
+from specdec.replay.trace import read_trace
+from specdec.types import Row
+
+COUNTS = "settings.jsonl"
+
+
+def replay(options: ReplayOptions, results: Path, watcher: Watcher) -> Path:
+    """Run a replay from the start; returns the run's folder."""
+    session = _Session(options)
+    with store.create(results, session.meta) as writer:
+        watcher.announce(f"Writing {writer.folder}")
+        return session.run(writer, set(), watcher)
+
+
+def resume(run: store.Run, watcher: Watcher) -> Path:
+    """Finish an interrupted replay."""
+    if run.finished:
+        raise SpecdecError(f"{run.folder} is finished.", f"Read it with: specdec report {run.folder}")
+    session = _Session(ReplayOptions.model_validate(run.meta["trace"]["options"]))
+    check_same(session.replay, run)
+    turns = len(session.replay.trace.turns)
+    seen: dict[str, int] = {}
+    for sample in run.samples:
+        seen[sample["strategy"]] = seen.get(sample["strategy"], 0) + 1
+    done = {label for label, n in seen.items() if n == turns}
+    with store.reopen(run) as writer:
+        return session.run(writer, done, watcher)
+
+
+class _Session:
+    def __init__(self, options: ReplayOptions) -> None:
+        registry = Registry(options.strategy_files)
+        calls = grid.read(options.strategies)
+        self.grid_size = grid.size(calls, registry, options.search)
+        self.sampled = self.grid_size > MOST_SETTINGS or bool(options.trials and options.trials < self.grid_size)
+        if self.sampled and not options.search:
+            raise SpecdecError(
+                f"the grid has {self.grid_size:,} settings.", "Use --search, which tries the promising ones, or fewer."
+            )
+        self.defaults = [registry.label(c) for c in grid.defaults(calls, registry)]
+        start = ["none", *self.defaults]
+        self.labels = list(dict.fromkeys(start)) if self.sampled else labels_of(options, registry)
+        self.trials = (options.trials or TRIALS) if self.sampled else 0
+        self.n_settings = len(self.labels) + self.trials
+        self.calls = [c for call in calls for c in grid.opened(call)]
+        self.replay: Replay = prepare(options, self.n_settings)
+        for label in self.labels[:64]:
+            build(registry.plan(label)[-1], self.replay.trace, Tape())  # refuse now what cannot be replayed
+        self.whole = is_whole(self.n_settings, self.replay.trace) and not self.sampled
+        self.meta = meta(self.replay, self.labels if self.whole else [], self.n_settings * len(self.replay.trace.turns))
+
+    def run(self, writer: store.RunWriter, done: set[str], watcher: Watcher) -> Path:
+        try:
+            if self.whole and not self.replay.options.search:
+                run_whole(self.replay, self.labels, writer, done, watcher)
+            else:
+                self._search(writer, done, watcher)
+        except KeyboardInterrupt:
+            watcher.announce(f"Interrupted. Finish it with: specdec resume {writer.folder}")
+            raise
+        writer.finish()
+        return writer.folder
+
+    def _search(self, writer: store.RunWriter, done: set[str], watcher: Watcher) -> None:
+        """Counts of every setting, then full samples of those that matter."""
+        options, trace = self.replay.options, self.replay.trace
+        scores = Scores(trace, self.replay.costs is not None, options.held_out, options.seed)
+        file = writer.folder / COUNTS
+        known = {label: scores.add(label, counts) for label, counts in stored_counts(file)}
+        suggest = (
+            Suggest(Space(self.calls, self.replay.registry), self._left(known), options.seed, known)
+            if self.sampled
+            else None
+        )
+        todo = self._todo(known, suggest)
+        n_known = len(known)
+        for label, counts in run_counts(self.replay, todo, file, self.n_settings, n_known, watcher):
+            value = scores.add(label, counts)
+            if suggest is not None:
+                suggest.tell(label, value)
+        found = summary(scores, self.replay.registry, self.defaults, self.grid_size)
+        found["confirm"] = confirm(self.replay, self.defaults, found)
+        if (costs := self.replay.costs) is not None:
+            found["costs"] = {"name": costs.name, "card": costs.card, "lengths": costs.lengths}
+        writer.meta["search"] = found
+        self._keep_best(writer, done, found)
+
+    def _left(self, known: dict[str, float]) -> int:
+        return max(0, self.trials - sum(label not in self.labels for label in known))
+
+    def _todo(self, known: dict[str, float], suggest: Suggest | None) -> Iterator[str]:
+        yield from [label for label in self.labels if label not in known]
+        if suggest is not None:
+            yield from suggest.labels()
+
+    def _keep_best(self, writer: store.RunWriter, done: set[str], found: dict[str, Any]) -> None:
+        best = [found["best"]["strategy"], *(w["best"] for w in found["workloads"])]
+        labels = list(dict.fromkeys(["none", *self.defaults, *best]))
+        bench = worker.Bench(self.replay.plan, self.replay.trace)
+        for label in labels:
+            if label not in done:
+                keep(self.replay, label, bench.run(label), writer)
+        writer.meta.update({k: v for k, v in meta(self.replay, labels, 0).items() if k in ("arms", "strategies")})
+
+
+def confirm(replay: Replay, defaults: list[str], found: dict[str, Any]) -> str:
+    """The live command that puts the prediction to the test: default and best on the same prompts."""
+    from specdec.spec import RunSpec
+
+    default = RunSpec(target="").model_dump(mode="json")
+    spec, words = default | replay.trace.header["spec"], ["specdec", "compare"]
+    settings = list(dict.fromkeys([*defaults, found["best"]["strategy"]]))
+    words += ["--target", spec["target"], "--strategies", ",".join(settings)]
+    for option in ("draft", "mtp_model"):
+        if spec[option] and option.partition("_")[0] in " ".join(settings):
+            words += [f"--{option.replace('_', '-')}", spec[option]]
+    for file in replay.options.strategy_files:
+        words += ["--strategy", file]
+    if spec["workloads"]:
+        words += ["--workloads", ",".join(spec["workloads"])]
+    for file in spec["prompt_files"]:
+        words += ["--prompts", file]
+    words += ["--limit", str(spec["limit"] or 0), "--n-predict", str(replay.plan.n_predict)]
+    words += _differing(spec, default)
+    return shlex.join(words)
+
+
+def _differing(spec: dict[str, Any], default: dict[str, Any]) -> list[str]:
+    """The recording's other options, where they differ from the defaults."""
+    words: list[str] = []
+    flat = {k: (spec[k], default[k]) for k in ("seed", "ignore_eos", "thinking", "stop")}
+    for group in ("sampling", "model"):
+        flat |= {k: (v, default[group].get(k)) for k, v in spec[group].items()}
+    for key, (value, usual) in flat.items():
+        if value == usual:
+            continue
+        option = f"--{key.replace('_', '-')}"
+        if key == "op_offload":
+            words.append("--no-op-offload")
+        elif isinstance(value, bool):
+            words.append(option)
+        else:
+            words += [w for v in (value if isinstance(value, list) else [value]) for w in (option, str(v))]
+    return words
+
+
+def all_rows(run: store.Run) -> Iterator[Row]:
+    """Rows of every setting of a run, also of those of which it stores counts alone; one setting in memory at a time."""
+    file = run.folder / COUNTS
+    if not file.exists():
+        yield from rows(run)
+        return
+    options = ReplayOptions.model_validate(run.meta["trace"]["options"])
+    trace = read_trace(Path(options.trace))
+    baseline = [s for s in run.samples if s["strategy"] == "none"]
+    for label, counts in stored_counts(file):
+        yield from _rows_of(run, label, samples_of_counts(label, counts, trace), baseline)
+
+
+def _rows_of(run: store.Run, label: str, own: Iterable[store.Sample], baseline: list[store.Sample]) -> Iterator[Row]:
+    labels = ["none"] if label == "none" else ["none", label]
+    arms = [{"engine": "specdec", "strategy": x, "rollback": "auto", "snapshots": 0} for x in labels]
+    alone = dataclasses.replace(
+        run, meta=run.meta | {"arms": arms}, samples=baseline if label == "none" else [*baseline, *own]
+    )
+    yield from (row for row in rows(alone) if row["strategy"] == label)
