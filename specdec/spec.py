@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from specdec.errors import SpecdecError
 from specdec.rollback import Mode
@@ -90,6 +90,7 @@ class RunSpec(Checked):
     count_experts: bool = False
     rollback: tuple[Mode, ...] = ("auto",)
     snapshots: int | None = Field(None, ge=0, le=256)
+    quick: bool = False
     synthetic: tuple[Annotated[float, Field(ge=0.0, le=1.0)], ...] = ()
     sampling: SamplingOptions = SamplingOptions()
     model: ModelOptions = ModelOptions()
@@ -104,6 +105,12 @@ class RunSpec(Checked):
         if any(b > a for a, b in pairwise(rates)):
             raise ValueError("the chance that more tokens are all accepted cannot be higher")
         return rates
+
+    @model_validator(mode="after")
+    def _quick_is_one_round(self) -> RunSpec:
+        if self.quick and (self.launches > 1 or self.repeats > 1 or len(self.engines) > 1):
+            raise ValueError("--quick asks each strategy once a prompt: no --repeats, --launches or second engine")
+        return self
 
     @property
     def limits(self) -> Limits:
@@ -129,7 +136,8 @@ def check(kind: type[Spec], command: str, values: dict[str, object]) -> Spec:
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        name = "--" + str(first["loc"][-1] if isinstance(first["loc"][-1], str) else first["loc"][-2]).replace("_", "-")
-        raise SpecdecError(
-            f"{name}: {first['msg']} (given: {first['input']!r}).", f"See specdec {command} --help."
-        ) from error
+        places = [str(p) for p in first["loc"] if isinstance(p, str)]
+        name = "--" + places[-1].replace("_", "-") if places else command
+        given = f" (given: {first['input']!r})" if places else ""
+        what = first["msg"].removeprefix("Value error, ")
+        raise SpecdecError(f"{name}: {what}{given}.", f"See specdec {command} --help.") from error

@@ -20,6 +20,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 
 @app.command()
 def compare(
+    context: typer.Context,
     target: o.Target = "demo",
     strategies: o.Strategies = "ngram",
     strategy: o.StrategyFiles = [],  # noqa: B006 - Typer copies it
@@ -36,6 +37,7 @@ def compare(
     cell_timeout: o.CellTimeout = 0.0,
     ram_limit: o.RamLimit = 0,
     results: o.Results = o.DEFAULT_RESULTS,
+    quick: o.Quick = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the cells and the time they will take; run nothing.")
     ] = False,
@@ -79,6 +81,9 @@ def compare(
     """Compare draft strategies on a model: acceptance, memory and net speed by workload, against `none`."""
     from specdec.spec import make_spec
 
+    if quick:  # short answers, as many prompts as it takes; what was asked for still counts
+        limit, n_predict = _given(context, "limit", limit, 0), _given(context, "n_predict", n_predict, 64)
+
     if target == "demo":
         draft = draft or "demo-draft"
         workloads = workloads or ("" if prompts else DEMO_WORKLOADS)
@@ -104,6 +109,7 @@ def compare(
         rollback=split(rollback) or ("auto",),
         snapshots=snapshots,
         synthetic=split(synthetic),
+        quick=quick,
         ignore_eos=ignore_eos,
         stop=tuple(stop),
         thinking=thinking,
@@ -170,6 +176,12 @@ def resume(
     with watched() as observer:
         folder = runner.resume(found, observer, retry_failed)
     _print(folder, json)
+
+
+def _given(context: typer.Context, name: str, value: int, otherwise: int) -> int:
+    """The option's value where the user named one."""
+    source = context.get_parameter_source(name)
+    return otherwise if source is None or source.name == "DEFAULT" else value
 
 
 def _dry_run(spec: RunSpec) -> None:

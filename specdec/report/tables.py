@@ -40,7 +40,7 @@ def as_markdown(run: Run) -> str:
 
 def _report(run: Run, style: str) -> str:
     table = rows(run)
-    parts = [_head(run)]
+    parts = [_head(run), *_quick(run)]
     sections = [("Speed", _SPEED, table), ("Drafting", _DRAFTING, table)]
     if drafting := [r for r in table if r["acceptance_by_position"]]:
         sections.append(("Acceptance by position", _positions("acceptance_by_position", 1), drafting))
@@ -59,6 +59,11 @@ def _report(run: Run, style: str) -> str:
     if "search" in run.meta:
         parts.append(search.as_text(run.meta["search"], style))
     return "\n\n".join(parts)
+
+
+def _quick(run: Run) -> list[str]:
+    """What a quick run has settled."""
+    return [run.meta["quick"]["line"]] if "quick" in run.meta else []
 
 
 def _head(run: Run) -> str:

@@ -10,8 +10,9 @@ from specdec.errors import SpecdecError
 from specdec.monitor import system
 from specdec.runner.order import WARMUP_TOKENS, CellKey
 from specdec.runner.plan import Observer, Plan, describe, prepare, what_changed
+from specdec.runner.schedule import Schedule
 from specdec.spec import RunSpec
-from specdec.store import Run, RunWriter, create, reopen
+from specdec.store import Run, RunWriter, Sample, create, reopen
 from specdec.types import Limits
 
 
@@ -21,7 +22,7 @@ def compare(spec: RunSpec, results: Path, observer: Observer) -> Path:
     try:
         with create(results, describe(plan)) as writer:
             observer.announce(f"Writing {writer.folder}")
-            return _work(plan, writer, set(), observer)
+            return _work(plan, writer, set(), [], observer)
     finally:
         plan.supervisor.kill()
 
@@ -42,7 +43,7 @@ def resume(run: Run, observer: Observer, retry_failed: bool = False) -> Path:
         if not retry_failed:
             plan.supervisor.recall(run.samples)
         with reopen(run) as writer:
-            return _work(plan, writer, _done(run, plan, retry_failed), observer)
+            return _work(plan, writer, _done(run, plan, retry_failed), list(run.samples), observer)
     finally:
         plan.supervisor.kill()
 
@@ -76,23 +77,23 @@ def estimate_seconds(plan: Plan) -> float:
     return total
 
 
-def _work(plan: Plan, writer: RunWriter, done: set[CellKey], observer: Observer) -> Path:
-    todo = [c for c in plan.cells if c.key not in done]
-    plan.supervisor.logs = writer.folder.resolve() / "logs"
-    observer.start(len(plan.cells), len(plan.cells) - len(todo))
-    launch = todo[0].launch if todo else 0
+def _work(plan: Plan, writer: RunWriter, done: set[CellKey], stored: list[Sample], observer: Observer) -> Path:
+    schedule = Schedule(plan, done, stored)
+    observer.start(len(plan.cells), len(plan.cells) - len(schedule))
+    launch: int | None = None
     try:
-        for cell in todo:
-            if cell.launch != launch:
-                launch = cell.launch
+        for cell in schedule:
+            if launch is not None and cell.launch != launch:
                 plan.supervisor.close()  # the next cell gets a fresh process
+            launch = cell.launch
             samples = []
             for sample in plan.supervisor.serve(cell):
                 writer.append(sample)
                 samples.append(sample)
+            stored += samples
             observer.cell(cell.arm, cell.prompt, [s for s in samples if s["warmup"] == cell.warmup])
         plan.supervisor.close()
-        writer.finish(environment_at_end=system.state() | {"gpus": gpus()})
+        writer.finish(environment_at_end=system.state() | {"gpus": gpus()}, **schedule.outcome())
     except BaseException as error:
         how = "Interrupted" if isinstance(error, KeyboardInterrupt) else "Stopped"
         observer.announce(f"{how}. Finish it with: specdec resume {writer.folder}")

@@ -1,0 +1,57 @@
+"""Which cell comes next: the plan's grid in its order, or with ``quick`` whatever is not settled yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from specdec.arms import Arm
+from specdec.quick import QuickPlan
+from specdec.runner.order import Cell, CellKey
+from specdec.runner.plan import Plan
+from specdec.store import Sample
+
+QUICK_SECONDS = 300.0
+"""Of generations, warm-ups included; loading comes on top."""
+
+
+class Schedule:
+    """Iterate for the cells to run.
+
+    Args:
+        plan: the run.
+        done: cells that need not run again.
+        stored: the samples so far; the caller appends to it before it asks for the next cell.
+    """
+
+    def __init__(self, plan: Plan, done: set[CellKey], stored: list[Sample]) -> None:
+        self._todo, self._stored, self._plan = [c for c in plan.cells if c.key not in done], stored, plan
+        self._quick: QuickPlan | None = None
+        if plan.spec.quick:
+            self._arms: dict[tuple[str, str], Arm] = {(a.planned.label, a.rollback): a for a in plan.arms}
+            self._quick = QuickPlan(list(self._arms), [(p.id, p.workload) for p in plan.prompts])
+
+    def __len__(self) -> int:
+        """The most cells that are left."""
+        return len(self._todo)
+
+    def __iter__(self) -> Iterator[Cell]:
+        if self._quick is None:
+            yield from self._todo
+            return
+        yield from (c for c in self._todo if c.warmup)
+        prompts = {p.id: p for p in self._plan.prompts}
+        while cells := self._quick.next_cells(self._stored, self._seconds_left):
+            yield from (Cell(self._arms[c.arm], prompts[c.prompt], 0) for c in cells)
+
+    def outcome(self) -> dict[str, Any]:
+        """What joins run.json at the end: what a quick run has settled."""
+        if self._quick is None:
+            return {}
+        d = self._quick.decide(self._stored, self._seconds_left)
+        best = {"strategy": d.best[0], "rollback": d.best[1], "settled": d.best_settled}
+        return {"quick": {"line": d.line, "on": d.on, "best": best, "prompts": d.prompts, "stopped": d.stopped}}
+
+    @property
+    def _seconds_left(self) -> float:
+        return QUICK_SECONDS - sum(s.get("end_to_end_s") or 0.0 for s in self._stored)
