@@ -98,7 +98,7 @@ def compare(
         ram_limit=ram_limit,
         rollback=split(rollback) or ("auto",),
         snapshots=snapshots,
-        synthetic=_split(synthetic),
+        synthetic=split(synthetic),
         ignore_eos=ignore_eos,
         stop=tuple(stop),
         thinking=thinking,
