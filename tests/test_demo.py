@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from specdec.cli.compare import DEMO_WORKLOADS
+from specdec.conversation import seeded
 from specdec.decode import Decoder
 from specdec.demo import FILES, model_path
 from specdec.engine import Engine
@@ -118,7 +119,7 @@ def test_every_prompt_and_turn_draws_its_own_numbers() -> None:
     spec = make_spec(target="demo", sampling={"temp": 0.8}, strategies="none")
     engine = Engine(spec, Registry().plan("none"), lambda line: None)
     prompts = select(load_prompts(), ("translate", "multi-turn"), None)
-    seeds = {engine._seeded(p, turn).seed for p in prompts for turn in range(p.turns)}
+    seeds = {seeded(engine.sampling, p, turn).seed for p in prompts for turn in range(p.turns)}
     assert len(seeds) == sum(p.turns for p in prompts)
     engine.close()
 

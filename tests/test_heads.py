@@ -53,9 +53,10 @@ class TestSeparateFile:
         whole = LlamaModel(model_path("demo"), ModelOptions(threads=1), mtp=True)
         prompt = whole.tokenize("def read_lines(path):\n    with open(path) as file:\n")
         wanted = recorded(build("mtp"), whole, "snapshots", 3, [prompt])
-        bare = LlamaModel(model_path("demo"), ModelOptions(threads=1))
-        build(f'mtp(model="{alone}")').check(bare.header)
-        assert recorded(build(f'mtp(model="{alone}")'), bare, "snapshots", 3, [prompt]) == wanted
+        for path in (model_path("demo"), write_part(model_path("demo"), tmp_path / "trunk.gguf", "trunk")):
+            bare = LlamaModel(path, ModelOptions(threads=1))
+            build(f'mtp(model="{alone}")').check(bare.header)
+            assert recorded(build(f'mtp(model="{alone}")'), bare, "snapshots", 3, [prompt]) == wanted
 
     def test_the_target_does_without_and_the_file_is_counted(self, nano_hybrid: Path, parts: tuple[Path, Path]) -> None:
         strategy = build(f'mtp(model="{parts[0]}")')

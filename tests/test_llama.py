@@ -121,7 +121,10 @@ def test_bad_placements(nano_hybrid: Path, options: dict[str, object], message: 
             "ggml_aligned_malloc: insufficient memory (attempted to allocate 262144.00 MB)",
             "out of memory: a context of 512",
         ),
-        ("llama_init_from_model: quantized V cache requires flash attention", "cannot make a context: .*flash"),
+        (
+            "llama_init_from_model: quantized V cache requires flash attention",
+            "cannot make a context of 512 tokens: .*flash",
+        ),
     ],
 )
 def test_a_context_that_cannot_be_had(nano_dense: Path, line: str, message: str) -> None:

@@ -365,13 +365,25 @@ def _run(clock: Time, profile: Profile, recurrent: bool, stretch: float = 1.0) -
     for name, (_, g) in zip(("none", "drafter"), generations(clock, recurrent, 4), strict=True):
         body = dataclasses.asdict(g)
         body["generation_s"] *= stretch
-        samples.append({"strategy": name, "rollback": "auto", "workload": "w", "warmup": False, "status": "ok", **body})
+        samples.append(
+            {
+                "engine": "specdec",
+                "strategy": name,
+                "rollback": "auto",
+                "workload": "w",
+                "warmup": False,
+                "status": "ok",
+                **body,
+            }
+        )
     samples.append(samples[1] | {"strategy": "other"})
+    samples.append(samples[1] | {"engine": "llama-server", "generation_s": 99.0})
     described = [
         {"name": n, "label": n, "file_sha256": "f", "model": None, "options": {}} for n in ("none", "drafter", "other")
     ]
-    arms = [{"strategy": n, "rollback": "auto", "snapshots": 0 if n == "none" else 4} for n in ("none", "drafter")]
-    arms.append({"strategy": "other", "rollback": "auto", "snapshots": 4})
+    counts = {"none": 0, "drafter": 4, "other": 4}
+    arms = [{"engine": "specdec", "strategy": n, "rollback": "auto", "snapshots": k} for n, k in counts.items()]
+    arms.append(arms[1] | {"engine": "llama-server"})
     meta = {k: profile.meta[k] for k in ("environment", "model", "context", "labels", "spec")}
     return Run(Path("r"), meta | {"kind": "compare", "arms": arms, "strategies": described}, samples)
 

@@ -107,7 +107,7 @@ def _beside_a_run(call: Any, nano: Path) -> None:
         (("predict", "--acceptance", "0.9"), "there is no profile under results"),
         (("predict",), "either --acceptance or --run"),
         (("profile", "--target", "demo", "--depths", "many"), "--depths: 'many' is not a whole number"),
-        (("profile", "--target", "demo", "--depths", "3"), "--depths: Value error, a depth is at least 16"),
+        (("profile", "--target", "demo", "--depths", "3"), "--depths: a depth is at least 16"),
         (("profile", "--target", "missing.gguf"), "missing.gguf"),
     ],
 )

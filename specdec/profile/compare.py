@@ -62,22 +62,24 @@ def prediction_rows(run: Run, profile: Profile, elsewhere: bool = False) -> list
     ``elsewhere``: the run is another machine's, so that what it observed is of no use here and left out.
     """
     cells: dict[tuple[str, str, str], list[Sample]] = defaultdict(list)
-    for s in run.samples:
-        if s["status"] == "ok" and not s["warmup"] and s["steps"]:  # a server tells no steps
-            cells[s["workload"], s["strategy"], s["rollback"]].append(s)
-    arms = [a for a in run.meta["arms"] if a.get("engine", "specdec") == "specdec"]
-    order = [(a["strategy"], a["rollback"]) for a in arms]
+    for s in own_samples(run):
+        cells[s["workload"], s["strategy"], s["rollback"]].append(s)
+    arms = {(a["strategy"], a["rollback"]): a["snapshots"] for a in run.meta["arms"] if a["engine"] == "specdec"}
     workloads = dict.fromkeys(workload for workload, _, _ in cells)
-    snapshots = {(a["strategy"], a["rollback"]): a["snapshots"] for a in arms}
     described = {s["label"]: s for s in run.meta["strategies"]}
     rows = []
     for workload in workloads:
-        for label, mode in order:
+        for (label, mode), snapshots in arms.items():
             if group := cells.get((workload, label, mode)):
-                arm = _arm(described[label], mode, snapshots[label, mode])
+                arm = _arm(described[label], mode, snapshots)
                 why = "" if arm.strategy == BASELINE else unlike_strategy(described[label], profile)
                 rows.append(_row((workload, label, mode), group, profile, arm, why, elsewhere))
     return [_with_speedups(r, rows) for r in rows]
+
+
+def own_samples(run: Run) -> list[Sample]:
+    """The generations that count and that specdec's own engine made: a profile knows no other."""
+    return [s for s in run.samples if s["engine"] == "specdec" and s["status"] == "ok" and not s["warmup"]]
 
 
 def _with_speedups(row: PredictionRow, rows: list[PredictionRow]) -> PredictionRow:

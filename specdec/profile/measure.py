@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import datetime, timezone
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -121,6 +122,7 @@ def _line(setting: Setting, depth: int, sweep: int, kind: str, body: dict[str, A
     where = f"{setting.snapshots} snapshots, {setting.threads} threads, depth {depth}"
     return {
         "kind": kind,
+        "engine": "specdec",
         "strategy": setting.strategy,
         "rollback": setting.mode,
         "snapshots": setting.snapshots,
@@ -130,10 +132,11 @@ def _line(setting: Setting, depth: int, sweep: int, kind: str, body: dict[str, A
         "prompt": f"{kind}: {where} {more}".strip(),
         "turn": 0,
         "repeat": sweep,
+        "launch": 0,
         "warmup": False,
         "status": "ok",
         "error": None,
-        "at": perf_counter(),
+        "at": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
         **body,
     }
 

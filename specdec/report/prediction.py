@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from tabulate import tabulate
 
-from specdec.profile.compare import FLAG, PredictionRow
+from specdec.profile.compare import FLAG, PredictionRow, own_samples
 from specdec.profile.predict import Expected, expect, lengths_of
 from specdec.profile.steps import Ints
 from specdec.profile.stored import Profile
@@ -85,8 +85,7 @@ def from_run(run: Run, profile: Profile) -> dict[str, list[Expected]]:
     for label, described in named.items():
         if described["name"] not in profile.strategies or "n_max" not in described["options"]:
             continue
-        measured = [s for s in run.samples if s["strategy"] == label and s["status"] == "ok" and not s["warmup"]]
-        steps = [s for s in measured if s["steps"]]  # a server tells none
+        steps = [s for s in own_samples(run) if s["strategy"] == label]
         drafted = np.array([d for s in steps for d in s["steps"]["drafted"]], np.int64)
         accepted = np.array([a for s in steps for a in s["steps"]["accepted"]], np.int64)
         if any(c.looks_back for c in profile.drafting(described["name"])[1].values()) or not drafted.any():

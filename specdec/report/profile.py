@@ -60,8 +60,10 @@ def _report(profile: Profile, style: str) -> str:
         parts.append(_section(f"Verify cost curve at {depth:,} tokens of context", body, heads, style))
     if len({k.threads for k in profile.costs}) > 1:
         parts.append(_section("By threads: target pass, ms", *_by_threads(profile), style))
-    parts.append(_section("Drafting, ms a step", _drafting(profile), _DRAFT_HEADS, style))
-    parts.append(_section("Best speedup possible (draft length), by acceptance", _best(profile), _best_heads(), style))
+    if profile.strategies:
+        best = "Best speedup possible (draft length), by acceptance"
+        parts.append(_section("Drafting, ms a step", _drafting(profile), _DRAFT_HEADS, style))
+        parts.append(_section(best, _best(profile), _best_heads(), style))
     if profile.lines("checkpoint"):
         parts.append(_section("Saving and restoring the recurrent state", _checkpoints(profile), _SAVE_HEADS, style))
     parts.append(_section("Prompts, tok/s", _prompts(profile), _PROMPT_HEADS, style))

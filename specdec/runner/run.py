@@ -79,6 +79,7 @@ def estimate_seconds(plan: Plan) -> float:
 
 def _work(plan: Plan, writer: RunWriter, done: set[CellKey], stored: list[Sample], observer: Observer) -> Path:
     schedule = Schedule(plan, done, stored)
+    plan.supervisor.logs = writer.folder.resolve() / "logs"
     observer.start(len(plan.cells), len(plan.cells) - len(schedule))
     launch: int | None = None
     try:

@@ -57,14 +57,17 @@ def write_part(source: Path, path: Path, part: Literal["mtp", "trunk"]) -> Path:
     values = {name: field for name, field in reader.fields.items() if not name.startswith("GGUF.")}
     architecture = str(values.pop("general.architecture").contents())
     blocks, nextn = f"{architecture}.block_count", f"{architecture}.{_NEXTN}"
-    first = int(values[blocks].contents()) - int(values[nextn].contents())
+    total = int(values[blocks].contents())
+    first = total - int(values[nextn].contents())
     writer = gguf.GGUFWriter(path, architecture)
     for name, field in values.items():
         if part == "trunk" and name in (blocks, nextn):
             continue
-        kind = field.types[0]
+        kind, value = field.types[0], field.contents()
         inner = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
-        writer.add_key_value(name, field.contents(), kind, inner)
+        if inner is not None and part == "trunk" and name.startswith(f"{architecture}.") and len(value) == total:
+            value = value[:first]  # one value a layer
+        writer.add_key_value(name, value, kind, inner)
     if part == "trunk":
         writer.add_uint32(blocks, first)
     for tensor in reader.tensors:
