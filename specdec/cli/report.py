@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -32,7 +32,7 @@ def report(
         ),
     ] = "text",
     out: Annotated[
-        Optional[Path],  # noqa: UP045 - Typer on Python 3.10
+        Path | None,
         typer.Option("--out", "-o", help="Write to this file instead of printing; html, svg and png want it."),
     ] = None,
     picture: Annotated[str, typer.Option("--picture", help="Which picture, for svg and png.")] = "speedup",

@@ -11,6 +11,7 @@ from specdec.demo import model_path
 from specdec.errors import SpecdecError
 from specdec.llama.pieces import Pieces
 from specdec.metrics import BASELINE
+from specdec.redact import refuse_redacted
 from specdec.store import Run, Sample
 
 EXACT, GUESSED, IDS = "exact", "guessed", "ids"
@@ -53,8 +54,9 @@ class TokenView:
     def note(self) -> str:
         """What is not exact, in a sentence; empty where all is."""
         return {
-            GUESSED: "The vocabulary is not at hand: borders between tokens are guessed by dividing the text evenly, so"
-            " a mark can be a few characters off; which and how many tokens is exact. Name the GGUF with --target.",
+            GUESSED: "The target's vocabulary is not at hand, or is not what made this text: borders between tokens are"
+            " guessed by dividing the text evenly, so a mark can be a few characters off; which and"
+            " how many tokens is exact. Name the GGUF with --target.",
             IDS: "The run holds no text (a replay): token ids are shown.",
         }.get(self.texts, "")
 
@@ -67,8 +69,7 @@ def view(run: Run, number: int, pieces: Pieces | None) -> TokenView:
     """
     s = run.samples[number - 1]
     where = f"sample {number} of run {run.id}"
-    if run.meta.get("redacted"):
-        raise SpecdecError(f"{where}: its tokens were left out when the run was redacted.", "Ask for the whole run.")
+    refuse_redacted(run, "its texts were left out")
     if s["status"] != "ok":
         raise SpecdecError(f"{where} failed ({s['status']}): {s['error']}", "Take another sample.")
     if not s["steps"]:

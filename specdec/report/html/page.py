@@ -21,7 +21,7 @@ from specdec.report.tokens import TokenView, find_pieces, view
 
 _MOST_TEXTS = 4
 _MOST_TOKENS = 512
-_TABLES = {"speedup": [sections.speed], "verify-cost": [sections.standings, sections.curve],
+_TABLES = {"speedup": [sections.speed, sections.engines], "verify-cost": [sections.standings, sections.curve],
            "phases": [sections.phase_seconds], "prediction": [sections.predictions]}  # fmt: skip
 """Tables that belong to a picture."""
 

@@ -45,7 +45,7 @@ def speedup(f: Facts) -> Picture | None:
     ax: Axes = drawn.add_subplot()
     at, ticks, said = 0.0, [], []
     for workload, rows in groups:
-        ax.text(0, -at, workload, transform=ax.get_yaxis_transform(), weight="bold", va="center", ha="left")
+        ax.text(0, -at, _short(workload), transform=ax.get_yaxis_transform(), weight="bold", va="center", ha="left")
         at += 1
         for r in rows:
             number = f.number(arm_of_row(r))
@@ -65,9 +65,8 @@ def speedup(f: Facts) -> Picture | None:
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(-at + 0.4, 0.8)
     ax.spines["left"].set_visible(False)
-    _ratio_axis(
-        ax, [v for _, rows in groups for r in rows for v in (r["speedup"], r["speedup_low"], r["speedup_high"])]
-    )
+    every = [r for _, rows in groups for r in rows]
+    _ratio_axis(ax, [r["speedup"] for r in every], [r[k] for r in every for k in ("speedup_low", "speedup_high")])
     ax.set_xlabel("speed against plain decoding (log scale)")
     return Picture(
         "speedup",
@@ -75,7 +74,8 @@ def speedup(f: Facts) -> Picture | None:
         drawn,
         "Speed against plain decoding. " + "; ".join(said) + ".",
         "Right of 1 is faster than plain decoding, left slower. Bars: 95 % intervals. Filled marks: a verdict was"
-        " reached, over all comparisons of the table; hollow: no difference shown, or too few prompts.",
+        " reached, over all comparisons of the table; hollow: no difference shown, or too few prompts. A bar at the edge"
+        " goes on beyond it.",
     )
 
 
@@ -339,10 +339,11 @@ def draw(name: str, f: Facts) -> Picture | None:
         return PICTURES[name](f)
 
 
-def _ratio_axis(ax: Axes, values: list[float | None]) -> None:
-    """A log axis of ratios that holds 1 and has few plain ticks."""
-    known = [v for v in values if v]
+def _ratio_axis(ax: Axes, values: list[float], intervals: list[float | None]) -> None:
+    """A log axis of ratios that holds 1 and all values, few plain ticks; very wide intervals run beyond it."""
+    known, ends = [v for v in values if v], [v for v in intervals if v]
     low, high = min(0.9, *known) * 0.97, max(1.1, *known) * 1.03
+    low, high = max(min(low, *ends, low), 0.6 * low), min(max(high, *ends, high), 1.6 * high)
     ax.set_xscale("log")
     ax.set_xlim(low, high)
     steps: tuple[float, ...] = (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10)

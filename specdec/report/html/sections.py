@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from specdec.metrics import BASELINE, arms_of
+from specdec.metrics import BASELINE, arms_of, engine_ratios
 from specdec.report.html.facts import Facts, row_name
 from specdec.types import PHASES, Row
 
@@ -39,6 +39,18 @@ def speed(f: Facts) -> Table:
         cells.append([r["workload"], row_name(r), *numbers, _verdict(r)])
     note = f"The first {_MOST_ROWS} of {len(cells)} rows." if len(cells) > _MOST_ROWS else ""
     return Table(heads, cells[:_MOST_ROWS], note=note)
+
+
+def engines(f: Facts) -> Table:
+    """specdec's speed over llama-server's."""
+    cells = []
+    for r in engine_ratios(f.run):
+        interval = "" if r["ratio_low"] is None else f"{r['ratio_low']:.3f} to {r['ratio_high']:.3f}"
+        cells.append(
+            [r["workload"], r["strategy"], str(r["prompts"]), f"{r['ratio']:.3f}", interval, str(r["verdict"])]
+        )
+    heads = ["workload", "strategy", "prompts", "ratio", "95 %", "verdict"]
+    return Table(heads, cells, note="specdec over llama-server, tok/s on the same prompts.")
 
 
 def standings(f: Facts) -> Table:
