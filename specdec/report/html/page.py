@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from specdec.metrics import BASELINE
+from specdec.metrics import ALL, BASELINE
 from specdec.report.html import sections
 from specdec.report.html.facts import Facts
 from specdec.report.html.pictures import PICTURES, Picture, draw
@@ -93,20 +93,23 @@ def _head(f: Facts) -> list[tuple[str, str]]:
 
 
 def _texts(f: Facts, target: str) -> Iterator[TokenView]:
-    """A few generations: on each workload the one with the most accepted tokens, of another strategy each time."""
+    """A few generations: on each workload the one with the most accepted tokens, of
+    another strategy each time where it has half as many."""
     if f.run.meta.get("redacted"):
         return
     pieces, seen = find_pieces(f.run, target), set()
     numbers = {id(s): i for i, s in enumerate(f.run.samples, 1)}
-    for workload in f.workloads[:_MOST_TEXTS]:
+    for workload in [w for w in f.workloads if w != ALL][:_MOST_TEXTS]:
         own = [
             s
             for s in f.measured
             if s["workload"] == workload and s["steps"] and s["text"] and s["strategy"] != BASELINE
         ]
-        fresh = [s for s in own if s["strategy"] not in seen] or own
-        if fresh:
-            best = max(fresh, key=lambda s: sum(s["steps"]["accepted"]) / max(1, len(s["token_ids"])))
+        share = {id(s): sum(s["steps"]["accepted"]) / max(1, len(s["token_ids"])) for s in own}
+        most = max(share.values(), default=0.0)
+        fresh = [s for s in own if s["strategy"] not in seen and share[id(s)] > most / 2] or own
+        if most:
+            best = max(fresh, key=lambda s: share[id(s)])
             seen.add(best["strategy"])
             yield view(f.run, numbers[id(best)], pieces)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,6 +21,12 @@ from specdec.types import PHASES
 _MOST_POSITIONS = 16
 _MOST_LENGTHS = 8
 _FEWEST_DRAFTS = 5
+_TICKS: tuple[tuple[float, ...], ...] = (
+    (0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 1.75),
+    (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10),
+    (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000),
+)
+"""Of ratios, for narrow, wide and very wide axes."""
 _PHASE_COLORS = {p: color(i) for p, i in zip(PHASES, (2, 5, 0, 3, 4, 6, 8), strict=True)}
 
 
@@ -346,9 +353,7 @@ def _ratio_axis(ax: Axes, values: list[float], intervals: list[float | None]) ->
     low, high = max(min(low, *ends, low), 0.6 * low), min(max(high, *ends, high), 1.6 * high)
     ax.set_xscale("log")
     ax.set_xlim(low, high)
-    steps: tuple[float, ...] = (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10)
-    if high / low > 2:
-        steps = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10)
+    steps = _TICKS[bisect([2.0, 8.0], high / low)]
     ax.set_xticks([s for s in steps if low <= s <= high])
     ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
