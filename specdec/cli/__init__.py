@@ -64,8 +64,10 @@ from specdec.cli import (  # noqa: E402 - commands register themselves
     predict,  # noqa: F401
     profile,  # noqa: F401
     record,  # noqa: F401
+    redact,  # noqa: F401
     replay,  # noqa: F401
     report,  # noqa: F401
+    show,  # noqa: F401
     strategies,  # noqa: F401
     vocab,  # noqa: F401
     workloads,  # noqa: F401

@@ -164,8 +164,10 @@ def resume(
     from specdec import runner, store
     from specdec.cli.progress import watched
     from specdec.errors import SpecdecError
+    from specdec.redact import refuse_redacted
 
     found = store.read_run(store.find_run(run, results))
+    refuse_redacted(found, "it cannot be resumed")
     if "trace" in found.meta:
         from specdec.cli import replay
 

@@ -12,7 +12,10 @@ from specdec.cli import app, complete
 from specdec.cli import options as o
 
 if TYPE_CHECKING:
+    from specdec.profile.stored import Profile
     from specdec.store import Run
+
+_FILES = ("html", "svg", "png")
 
 
 @app.command()
@@ -21,8 +24,24 @@ def report(
     other: Annotated[str, typer.Argument(help="A second run, to compare with the first, prompt by prompt.")] = "",
     results: o.Results = o.DEFAULT_RESULTS,
     format: Annotated[
-        str, typer.Option("--format", "-f", help="text, markdown (md), csv or json; csv for one run only.")
+        str,
+        typer.Option(
+            "--format",
+            "-f",
+            help="text, markdown (md), json; of one run also csv, html (a page in one file), svg, png (one picture).",
+        ),
     ] = "text",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Write to this file instead of printing; html, svg and png want it."),
+    ] = None,
+    picture: Annotated[str, typer.Option("--picture", help="Which picture, for svg and png.")] = "speedup",
+    redact: Annotated[
+        bool, typer.Option("--redact", help="Leave out prompts, texts, token ids and paths: for sharing.")
+    ] = False,
+    target: Annotated[
+        str, typer.Option("--target", "-m", help="The target's GGUF, for the texts of tokens in html, if it was moved.")
+    ] = "",
     allow_differences: Annotated[
         bool, typer.Option("--allow-differences", help="Compare two runs of other prompts, settings or models.")
     ] = False,
@@ -31,17 +50,48 @@ def report(
         typer.Option("--profile", help="Predict from this profile; default: the newest that fits, if there is one."),
     ] = "",
 ) -> None:
-    """Print a stored run's tables, or those of two runs against each other; needs no model and no llama.cpp."""
+    """A stored run's tables or its page, or two runs against each other; needs no model and no llama.cpp."""
     from specdec import store
 
-    a = store.read_run(store.find_run(run, results))
-    if other:
-        typer.echo(_two(a, store.read_run(store.find_run(other, results)), format, allow_differences))
+    runs = [store.read_run(store.find_run(name, results)) for name in (run, other) if name]
+    found = _profile_of(runs[0], profile, results) if not other else None
+    if redact:
+        from specdec.redact import redacted
+
+        runs = [redacted(r) for r in runs]
+    if not other and format in _FILES and runs[0].meta["kind"] == "compare":
+        _write(out, _drawn(runs[0], format, picture, found, target), format)
+        return
+    text = _two(runs[0], runs[1], format, allow_differences) if other else _one(runs[0], format, found)
+    if out is None:
+        typer.echo(text)
     else:
-        typer.echo(_one(a, format, profile, results))
+        _write(out, f"{text}\n".encode(), format)
 
 
-def _one(run: Run, format: str, profile: str, results: Path) -> str:
+def _write(out: Path | None, content: bytes, format: str) -> None:
+    from specdec.errors import SpecdecError
+
+    if out is None:
+        raise SpecdecError(f"--format {format} wants a file.", f"Add --out report.{format}.")
+    out.write_bytes(content)
+    typer.echo(f"{out} ({len(content) / 1e3:,.0f} kB)")
+
+
+def _drawn(run: Run, format: str, picture: str, profile: Profile | None, target: str) -> bytes:
+    """The page or a picture of a run."""
+    from specdec.errors import SpecdecError
+
+    try:
+        from specdec.report.html import write
+    except ImportError as error:
+        raise SpecdecError(f"--format {format}: {error}.", "pip install matplotlib jinja2") from error
+    if format == "html":
+        return write.page(run, profile, target)
+    return write.picture(run, profile, picture, format)
+
+
+def _one(run: Run, format: str, profile: Profile | None) -> str:
     from specdec.report import formats, tables
     from specdec.report import profile as profiles
 
@@ -53,7 +103,7 @@ def _one(run: Run, format: str, profile: str, results: Path) -> str:
     )(run)
     if format in ("csv", "json"):
         return text
-    return text + _predict(run, profile, results, "simple" if format == "text" else "pipe")
+    return text + _predict(run, profile, "simple" if format == "text" else "pipe")
 
 
 def _two(a: Run, b: Run, format: str, allow: bool) -> str:
@@ -73,22 +123,29 @@ def _form(format: str, forms: dict[str, Callable[..., str]]) -> Callable[..., st
     return forms[name]
 
 
-def _predict(run: Run, name: str, results: Path, style: str) -> str:
-    """Prediction beside observation, where a profile fits the run; a replay observed nothing."""
-    if run.meta["labels"]["label"] == "trace":
+def _predict(run: Run, profile: Profile | None, style: str) -> str:
+    """Prediction beside observation, where a profile fits the run."""
+    if profile is None:
         return ""
-    from specdec import store
-    from specdec.errors import SpecdecError
-    from specdec.profile.compare import find_profile, mismatches, prediction_rows
-    from specdec.profile.stored import Profile
+    from specdec.profile.compare import prediction_rows
     from specdec.report.prediction import beside_table
 
+    return "\n\n" + beside_table(prediction_rows(run, profile), profile, style)
+
+
+def _profile_of(run: Run, name: str, results: Path) -> Profile | None:
+    """The profile asked for, or the newest that fits; a replay observed nothing, so none is beside it."""
+    if run.meta["kind"] != "compare" or run.meta["labels"]["label"] == "trace":
+        return None
+    from specdec import store
+    from specdec.errors import SpecdecError
+    from specdec.profile.compare import find_profile, mismatches
+    from specdec.profile.stored import Profile
+
     found = Profile(store.read_run(store.find_run(name, results))) if name else find_profile(run, results)
-    if found is None:
-        return ""
-    if other := mismatches(run, found):
+    if found is not None and (other := mismatches(run, found)):
         raise SpecdecError(
             f"profile {found.id} does not fit this run: other {', '.join(other)}.",
             f"For a prediction from its acceptance alone: specdec predict {found.id} --run {run.id}.",
         )
-    return "\n\n" + beside_table(prediction_rows(run, found), found, style)
+    return found

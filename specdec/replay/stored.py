@@ -12,6 +12,7 @@ from specdec.errors import SpecdecError
 from specdec.llama.gguf import read_header
 from specdec.llama.model import LlamaModel
 from specdec.llama.target import batch_size
+from specdec.redact import refuse_redacted
 from specdec.replay.header import make_header, make_turn
 from specdec.replay.trace import Trace, Turn, write_trace
 from specdec.spec import ModelOptions, RunSpec
@@ -55,6 +56,7 @@ def record_from_run(run: Run, out: Path, target: str = "") -> Trace:
 
 def _checked(run: Run, spec: RunSpec, target: str) -> tuple[Path, list[Prompt]]:
     """The run's model file and prompts, if they are still what they were."""
+    refuse_redacted(run, "it holds no text of the target")
     label = run.meta["labels"]["label"]
     if run.meta["kind"] != "compare" or label != "real":
         what = f"{label} run" if run.meta["kind"] == "compare" else run.meta["kind"]

@@ -1,0 +1,117 @@
+"""A run as one HTML file that asks the network for nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from specdec.metrics import BASELINE
+from specdec.report.html import sections
+from specdec.report.html.facts import Facts
+from specdec.report.html.pictures import PICTURES, Picture, draw
+from specdec.report.html.sections import Table
+from specdec.report.html.style import DARK, LIGHT, inline_svg
+from specdec.report.html.verdict import answers
+from specdec.report.tokens import TokenView, find_pieces, view
+
+_MOST_TEXTS = 4
+_MOST_TOKENS = 512
+_TABLES = {"speedup": [sections.speed, sections.engines], "verify-cost": [sections.standings, sections.curve],
+           "phases": [sections.phase_seconds], "prediction": [sections.predictions]}  # fmt: skip
+"""Tables that belong to a picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A picture in the page, with its tables."""
+
+    picture: Picture
+    svg: Markup
+    tables: list[Table]
+
+
+def render(f: Facts, target: str = "") -> str:
+    """The page. ``target``: the GGUF of the run's target, for the texts of tokens, if it lies elsewhere now."""
+    environment = Environment(
+        loader=PackageLoader("specdec.report.html", "."),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    shown = [s for name in PICTURES if (s := _shown(name, f))]
+    texts = list(_texts(f, target))
+    return environment.get_template("page.html.j2").render(
+        run=f.run,
+        meta=f.run.meta,
+        labels=f.run.meta["labels"],
+        style=Markup(_style()),
+        answers=answers(f),
+        shown=shown,
+        facts=f,
+        head=_head(f),
+        texts=texts,
+        sources=_colors(texts),
+        most_tokens=_MOST_TOKENS,
+        sections=sections,
+    )
+
+
+def _shown(name: str, f: Facts) -> Shown | None:
+    picture = draw(name, f)
+    if picture is None:
+        return None
+    tables = [t for make in _TABLES.get(name, []) if (t := make(f)).cells]
+    return Shown(picture, Markup(inline_svg(picture.figure, name)), tables)
+
+
+def _style() -> str:
+    """The style sheet, with the palette of the pictures."""
+    light, dark = ("; ".join(f"--{k}: {v}" for k, v in palette.items()) for palette in (LIGHT, DARK))
+    names = [f":root {{ {light} }}", f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}"]
+    return "\n".join([*names, files("specdec.report.html").joinpath("page.css").read_text(encoding="utf-8")])
+
+
+def _head(f: Facts) -> list[tuple[str, str]]:
+    """The run in a few facts."""
+    meta, labels = f.run.meta, f.run.meta["labels"]
+    facts: list[tuple[str, Any]] = [
+        ("model", f"{meta['model']['file']} ({meta['model']['description']})"),
+        ("card", labels["card"]),
+        ("processor", meta.get("environment", {}).get("cpu")),
+        ("text", f"{len(meta['prompts'])} prompts, up to {meta['spec']['n_predict']} tokens, {labels['sampling']}"),
+        ("context", f"{meta['context']['n_ctx']:,} tokens, {meta['context']['threads']} threads"),
+        ("taken", str(meta.get("started_at", ""))[:16].replace("T", " ")),
+        ("run", f.run.id),
+    ]
+    return [(k, str(v)) for k, v in facts if v]
+
+
+def _texts(f: Facts, target: str) -> Iterator[TokenView]:
+    """A few generations: on each workload the one with the most accepted tokens, of another strategy each time."""
+    if f.run.meta.get("redacted"):
+        return
+    pieces, seen = find_pieces(f.run, target), set()
+    numbers = {id(s): i for i, s in enumerate(f.run.samples, 1)}
+    for workload in f.workloads[:_MOST_TEXTS]:
+        own = [
+            s
+            for s in f.measured
+            if s["workload"] == workload and s["steps"] and s["text"] and s["strategy"] != BASELINE
+        ]
+        fresh = [s for s in own if s["strategy"] not in seen] or own
+        if fresh:
+            best = max(fresh, key=lambda s: sum(s["steps"]["accepted"]) / max(1, len(s["token_ids"])))
+            seen.add(best["strategy"])
+            yield view(f.run, numbers[id(best)], pieces)
+
+
+def _colors(texts: list[TokenView]) -> dict[str, int]:
+    """A colour for each strategy that drafted in the texts."""
+    sources = dict.fromkeys(step.source for t in texts for step in t.steps if step.drafted)
+    return {name: 1 + i % 8 for i, name in enumerate(sources)}

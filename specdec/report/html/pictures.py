@@ -1,0 +1,372 @@
+"""The pictures of a run. Each is a function of the facts; None where the run has nothing to show there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
+
+from specdec.metrics import ENGINE, Arm
+from specdec.profile.compare import PredictionRow
+from specdec.report.html import costs
+from specdec.report.html.facts import Facts, arm_of_row
+from specdec.report.html.style import LIGHT, color, drawing, figure, marker
+from specdec.types import PHASES
+
+_MOST_POSITIONS = 16
+_MOST_LENGTHS = 8
+_FEWEST_DRAFTS = 5
+_PHASE_COLORS = {p: color(i) for p, i in zip(PHASES, (2, 5, 0, 3, 4, 6, 8), strict=True)}
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A drawn picture; ``alt`` says the same in words, ``caption`` how to read it."""
+
+    name: str
+    title: str
+    figure: Figure
+    alt: str
+    caption: str
+
+
+def speedup(f: Facts) -> Picture | None:
+    """Speedup over plain decoding by workload, with 95 % intervals."""
+    groups = [(w, [r for r in f.rows_of(w) if arm_of_row(r) in f.drafting]) for w in f.workloads]
+    groups = [(w, known) for w, rows in groups if (known := [r for r in rows if r["speedup"] is not None])]
+    if not groups:
+        return None
+    lines = sum(len(rows) + 1.4 for _, rows in groups)
+    drawn = figure(0.75 + 0.2 * lines)
+    ax: Axes = drawn.add_subplot()
+    at, ticks, said = 0.0, [], []
+    for workload, rows in groups:
+        ax.text(0, -at, _short(workload), transform=ax.get_yaxis_transform(), weight="bold", va="center", ha="left")
+        at += 1
+        for r in rows:
+            number = f.number(arm_of_row(r))
+            low, high = r["speedup_low"], r["speedup_high"]
+            if low is not None:
+                ax.plot([low, high], [-at, -at], color=color(number), solid_capstyle="butt")
+            sure = r["verdict"] in ("faster", "slower", "equal within 2 %")
+            face = color(number) if sure else LIGHT["ground"]
+            ax.plot(r["speedup"], -at, marker(number), color=color(number), markerfacecolor=face)
+            ticks.append((-at, f.name(arm_of_row(r))))
+            interval = f" ({low:.2f} to {high:.2f})" if low is not None else ""
+            said.append(f"{workload}, {f.name(arm_of_row(r))}: {r['speedup']:.2f}{interval}")
+            at += 1
+        at += 0.4
+    ax.axvline(1, color=LIGHT["ink"], linewidth=1)
+    ax.set_yticks([t for t, _ in ticks], [_short(n) for _, n in ticks])
+    ax.tick_params(axis="y", length=0)
+    ax.set_ylim(-at + 0.4, 0.8)
+    ax.spines["left"].set_visible(False)
+    every = [r for _, rows in groups for r in rows]
+    _ratio_axis(ax, [r["speedup"] for r in every], [r[k] for r in every for k in ("speedup_low", "speedup_high")])
+    ax.set_xlabel("speed against plain decoding (log scale)")
+    return Picture(
+        "speedup",
+        "Speedup by workload",
+        drawn,
+        "Speed against plain decoding. " + "; ".join(said) + ".",
+        "Right of 1 is faster than plain decoding, left slower. Bars: 95 % intervals. Filled marks: a verdict was"
+        " reached, over all comparisons of the table; hollow: no difference shown, or too few prompts. A bar at the edge"
+        " goes on beyond it.",
+    )
+
+
+def positions(f: Facts) -> Picture | None:
+    """Acceptance by position in the draft."""
+    arms = [a for a in f.drafting if f.total[a]["acceptance_by_position"]]
+    if not arms:
+        return None
+    drawn = figure(2.9)
+    ax = drawn.add_subplot()
+    said, cut = [], False
+    for arm in arms:
+        rates = f.total[arm]["acceptance_by_position"]
+        cut |= len(rates) > _MOST_POSITIONS
+        rates = rates[:_MOST_POSITIONS]
+        number = f.number(arm)
+        ax.plot(range(1, len(rates) + 1), rates, marker=marker(number), color=color(number), label=_short(f.name(arm)))
+        said.append(f"{f.name(arm)}: {', '.join(f'{r:.0%}' for r in rates)}")
+    ax.set_ylim(0, 1.03)
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.grid(axis="y")
+    ax.set_xlabel("position in the draft")
+    ax.set_ylabel("accepted / proposed there")
+    _legend_below(drawn, ax)
+    more = f" The first {_MOST_POSITIONS} positions." if cut else ""
+    return Picture(
+        "positions",
+        "Acceptance by position",
+        drawn,
+        "Share accepted at positions 1, 2, 3 ... over all workloads. " + "; ".join(said) + ".",
+        f"Of the drafts that had a token at this position, the share in which it was accepted; all workloads.{more}",
+    )
+
+
+def lengths(f: Facts) -> Picture | None:
+    """Histogram of how many tokens of a draft were accepted."""
+    arms = [a for a in f.drafting if f.total[a]["accepted_lengths"]]
+    if not arms:
+        return None
+    rows = -(-len(arms) // 2)
+    drawn = figure(0.6 + 1.25 * rows)
+    axes = drawn.subplots(rows, 2, sharey=True, squeeze=False)
+    said = []
+    for ax in axes.flat[len(arms) :]:
+        ax.set_axis_off()
+    for ax, arm in zip(axes.flat, arms, strict=False):
+        counts = f.total[arm]["accepted_lengths"]
+        binned = [*counts[:_MOST_LENGTHS], sum(counts[_MOST_LENGTHS:])][: max(len(counts), 2)]
+        shares = np.array(binned) / sum(counts)
+        ax.bar(range(len(shares)), shares, color=color(f.number(arm)), width=0.75)
+        labels = [f"{i}+" if i == _MOST_LENGTHS else str(i) for i in range(len(shares))]
+        ax.set_xticks(range(len(shares)), labels)
+        ax.set_title(_short(f.name(arm), 24))
+        ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        ax.grid(axis="y")
+        said.append(f"{f.name(arm)}: " + ", ".join(f"{n}: {s:.0%}" for n, s in zip(labels, shares, strict=True)))
+    drawn.supxlabel("accepted tokens of a draft", fontsize=9.5, color=LIGHT["soft"])
+    return Picture(
+        "lengths",
+        "Accepted lengths",
+        drawn,
+        "Share of drafts by number of accepted tokens. " + "; ".join(said) + ".",
+        "Share of all drafts of which 0, 1, 2 ... tokens were accepted; all workloads. What was drafted and not"
+        " accepted was paid for and thrown away.",
+    )
+
+
+def phases(f: Facts) -> Picture | None:
+    """Milliseconds of a generated token by phase."""
+    arms = [a for a in f.shown if f.total[a]["phase_seconds"] and f.total[a]["tok_s"]]
+    if not arms:
+        return None
+    split = {}
+    for arm in arms:
+        seconds = f.total[arm]["phase_seconds"]
+        per = 1e3 / f.total[arm]["tok_s"] / (sum(seconds.values()) or 1)
+        split[arm] = {p: seconds[p] * per for p in PHASES}
+    used = [p for p in ("verify", *(p for p in PHASES if p != "verify")) if any(v[p] for v in split.values())]
+    drawn = figure(1.15 + 0.32 * len(arms))
+    ax = drawn.add_subplot()
+    left = np.zeros(len(arms))
+    for p in used:
+        widths = np.array([split[a][p] for a in arms])
+        ax.barh(
+            range(len(arms)), widths, left=left, height=0.66, label=_phase(p), color=_PHASE_COLORS[p],
+            edgecolor=LIGHT["ground"], linewidth=0.6,
+        )  # fmt: skip
+        left += widths
+    ax.set_yticks(range(len(arms)), [_short(f.name(a)) for a in arms])
+    ax.invert_yaxis()
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="x")
+    ax.set_xlabel("milliseconds for each generated token")
+    _legend_below(drawn, ax)
+    said = "; ".join(
+        f"{f.name(a)}: {sum(v.values()):.3g} ms, of it " + ", ".join(f"{_phase(p)} {v[p]:.2g}" for p in used if v[p])
+        for a, v in split.items()
+    )
+    return Picture(
+        "phases",
+        "Where the time goes",
+        drawn,
+        f"Milliseconds for each generated token, by phase. {said}.",
+        "A shorter bar is faster. A strategy wins where what it adds (drafting, catching up, rolling back) is less than"
+        " what fewer target passes save.",
+    )
+
+
+def memory(f: Facts) -> Picture | None:
+    """What each strategy holds beyond plain decoding, by item."""
+    arms = [a for a in f.drafting if f.memory.get(a)]
+    if not arms:
+        return None
+    held: dict[str, dict[Arm, float]] = {}
+    for arm in arms:
+        for item in f.memory[arm]:
+            label = f"{item['kind']} ({item['device']})"
+            held.setdefault(label, {}).setdefault(arm, 0.0)
+            held[label][arm] += item["bytes"] / 2**20
+    drawn = figure(1.0 + 0.32 * len(arms) + 0.2 * -(-len(held) // 2))
+    ax = drawn.add_subplot()
+    left = np.zeros(len(arms))
+    for i, (label, by) in enumerate(sorted(held.items(), key=lambda kv: -sum(kv[1].values()))):
+        widths = np.array([by.get(a, 0.0) for a in arms])
+        ax.barh(
+            range(len(arms)), widths, left=left, height=0.66, label=label, color=color(1 + i % 8),
+            edgecolor=LIGHT["ground"], linewidth=0.6,
+        )  # fmt: skip
+        left += widths
+    ax.set_yticks(range(len(arms)), [_short(f.name(a)) for a in arms])
+    ax.invert_yaxis()
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="x")
+    ax.set_xlabel("MiB beyond plain decoding")
+    _legend_below(drawn, ax, 2)
+    said = "; ".join(f"{f.name(a)}: {total:.1f} MiB" for a, total in zip(arms, left, strict=True))
+    return Picture(
+        "memory",
+        "Memory by item",
+        drawn,
+        f"Memory held beyond plain decoding. {said}.",
+        "The generation that held most, by what it held and where. Strategies without a bar hold nothing there.",
+    )
+
+
+def frontier(f: Facts) -> Picture | None:
+    """Speed against the memory that a strategy takes."""
+    points = [
+        (f.total[a]["memory_bytes"] / 2**20, f.total[a]["tok_s"], a)
+        for a in f.shown
+        if f.total[a]["memory_bytes"] is not None and f.total[a]["tok_s"]
+    ]
+    if len({p[0] for p in points}) < 2:
+        return None
+    drawn = figure(3.0)
+    ax = drawn.add_subplot()
+    best = 0.0
+    line: list[tuple[float, float]] = []
+    for mib, tok_s, _ in sorted(points, key=lambda p: (p[0], -p[1])):
+        if tok_s > best:
+            line += [(mib, best), (mib, tok_s)] if line else [(mib, tok_s)]
+            best = tok_s
+    line.append((max(p[0] for p in points), best))
+    ax.plot(*zip(*line, strict=True), color=LIGHT["line"], linewidth=2.5, zorder=1)
+    for mib, tok_s, arm in points:
+        number = f.number(arm)
+        ax.plot(mib, tok_s, marker(number), color=color(number), markersize=7.5, label=_short(f.name(arm)))
+    ax.set_ylim(0, 1.08 * max(p[1] for p in points))
+    ax.grid()
+    where = "RAM" if f.run.meta["labels"]["card"] == "CPU" else "memory"
+    ax.set_xlabel(f"MiB of {where} beyond plain decoding")
+    ax.set_ylabel("tok/s, all workloads")
+    _legend_below(drawn, ax)
+    return Picture(
+        "frontier",
+        "Speed against memory",
+        drawn,
+        "Speed and memory beyond plain decoding. "
+        + "; ".join(f"{f.name(a)}: {tok_s:.4g} tok/s, {mib:.1f} MiB" for mib, tok_s, a in points)
+        + ".",
+        f"The line joins what no other beats at its memory or less. Arm: {f.run.meta['labels']['arm']}.",
+    )
+
+
+def prediction(f: Facts) -> Picture | None:
+    """Predicted beside observed speed."""
+    known = [r for r in f.predictions if r.predicted and r.observed and arm_of_prediction(r) in f.shown]
+    if not known or f.profile is None:
+        return None
+    drawn = figure(3.6)
+    ax = drawn.add_subplot()
+    seen: set[Arm] = set()
+    for r in known:
+        arm = arm_of_prediction(r)
+        number = f.number(arm)
+        label = None if arm in seen else _short(f.name(arm))
+        seen.add(arm)
+        ax.plot([r.observed or 0.0], [r.predicted or 0.0], marker(number), color=color(number), label=label)
+    values = [v for r in known for v in (r.observed, r.predicted) if v]
+    ends = np.array([0.9 * min(values), 1.1 * max(values)])
+    ax.plot(ends, ends, color=LIGHT["ink"], linewidth=1, zorder=1)
+    ax.fill_between(ends, 0.9 * ends, 1.1 * ends, color=LIGHT["line"], alpha=0.5, linewidth=0, zorder=0)
+    ax.set_xlabel("observed tok/s")
+    ax.set_ylabel("predicted tok/s")
+    ax.grid()
+    _legend_below(drawn, ax)
+    near = sum(not r.flagged for r in known)
+    return Picture(
+        "prediction",
+        "Prediction beside observation",
+        drawn,
+        f"Predicted against observed speed of {len(known)} strategies on workloads; {near} are within 10 %. "
+        + "; ".join(
+            f"{r.workload}, {r.strategy}: {r.observed:.4g} observed, {r.predicted:.4g} predicted" for r in known
+        )
+        + ".",
+        f"From profile {f.profile.id} and the acceptance of this run. On the line: as predicted; in the band: within 10 %.",
+    )
+
+
+def arm_of_prediction(row: PredictionRow) -> Arm:
+    """The arm of a prediction: specdec's own engine."""
+    return ENGINE, row.strategy, row.rollback
+
+
+def verify_cost(f: Facts) -> Picture | None:
+    """The verify cost curve, break-even, and where each strategy stands."""
+    drawn = costs.draw(f)
+    if drawn is None:
+        return None
+    source = "Line: this run's own target passes (band: middle half)"
+    dashed = f"; dashed: profile {f.profile.id}" if f.profile and f.profile_curve else ""
+    return Picture(
+        "verify-cost",
+        "What a step costs, what it gives",
+        drawn,
+        costs.alt(f),
+        f"{source}{dashed}. Speculation can win what lies between the curve and the dotted line; marks: the mean step of"
+        " each strategy, all workloads. Below: what a step emits (mark) against what it costs in plain tokens, drafting"
+        " and rolling back included (bar). A mark right of its bar pays.",
+    )
+
+
+PICTURES: dict[str, Callable[[Facts], Picture | None]] = {
+    "speedup": speedup,
+    "verify-cost": verify_cost,
+    "phases": phases,
+    "positions": positions,
+    "lengths": lengths,
+    "memory": memory,
+    "frontier": frontier,
+    "prediction": prediction,
+}
+"""By name, in the order of the page."""
+
+
+def draw(name: str, f: Facts) -> Picture | None:
+    """One picture in the project's style."""
+    with drawing():
+        return PICTURES[name](f)
+
+
+def _ratio_axis(ax: Axes, values: list[float], intervals: list[float | None]) -> None:
+    """A log axis of ratios that holds 1 and all values, few plain ticks; very wide intervals run beyond it."""
+    known, ends = [v for v in values if v], [v for v in intervals if v]
+    low, high = min(0.9, *known) * 0.97, max(1.1, *known) * 1.03
+    low, high = max(min(low, *ends, low), 0.6 * low), min(max(high, *ends, high), 1.6 * high)
+    ax.set_xscale("log")
+    ax.set_xlim(low, high)
+    steps: tuple[float, ...] = (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10)
+    if high / low > 2:
+        steps = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10)
+    ax.set_xticks([s for s in steps if low <= s <= high])
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.tick_params(axis="x", which="minor", length=0)
+    ax.grid(axis="x")
+
+
+def _legend_below(drawn: Figure, ax: Axes, columns: int = 3) -> None:
+    handles, labels = ax.get_legend_handles_labels()
+    columns = min(columns, len(labels), 2 if max(map(len, labels), default=0) > 16 else columns)
+    drawn.legend(handles, labels, loc="outside lower center", ncols=max(1, columns), handlelength=1.6)
+
+
+def _short(name: str, most: int = 30) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def _phase(name: str) -> str:
+    return {"propose": "draft", "catch_up": "catch up", "verify": "target pass", "roll_back": "roll back"}.get(
+        name, name
+    )

@@ -1,0 +1,270 @@
+"""The page: self-contained, whole, accessible, and not to be broken by what a run holds."""
+
+from __future__ import annotations
+
+import copy
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from specdec.cli import app
+from specdec.errors import SpecdecError
+from specdec.report.html import write
+from specdec.report.html.facts import Facts
+from specdec.report.html.pictures import PICTURES, draw
+from specdec.report.html.style import DARK, LIGHT
+from specdec.report.html.verdict import answers
+from specdec.store import Run, read_run
+
+REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference" / "20261122-054027-843b"
+VOID = {"meta", "link", "br", "hr", "img", "input", "path", "use", "rect"}
+HOSTILE = "</pre><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }} $\\frac{1}{0}$"
+
+
+class Page(HTMLParser):
+    """What a browser would make of it: ids, headings, references, scripts, and whether tags close."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.unbalanced: list[str] = []
+        self.data = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.tags.append((tag, found))
+        if "id" in found:
+            self.ids.append(str(found["id"]))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in VOID:
+            return
+        if not self.open or self.open.pop() != tag:
+            self.unbalanced.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.data += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [a for t, a in self.tags if t == tag]
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    return read_run(REFERENCE)
+
+
+@pytest.fixture(scope="module")
+def html(run: Run) -> str:
+    return write.page(run, None).decode()
+
+
+@pytest.fixture(scope="module")
+def page(html: str) -> Page:
+    return Page(html)
+
+
+def changed(run: Run, **meta: Any) -> Run:
+    return Run(run.folder, {**copy.deepcopy(run.meta), **meta}, copy.deepcopy(run.samples))
+
+
+def test_it_asks_nothing_of_the_network(html: str, page: Page) -> None:
+    assert not re.search(r"https?:|//[a-z]|@import|url\((?!#)", html)
+    assert not page.all("link")
+    assert not page.all("img")
+    assert not page.all("iframe")
+    assert not [a for _, a in page.tags if "src" in a]
+    assert all(str(a["href"]).startswith("#") for _, a in page.tags if "href" in a)
+    policy = next(a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    assert str(policy).startswith("default-src 'none'")
+    assert len(html) < 3e6
+
+
+def test_it_is_well_formed(page: Page) -> None:
+    assert (page.unbalanced, page.open) == ([], [])
+    assert len(page.ids) == len(set(page.ids))
+    labelled = {str(a["aria-labelledby"]) for _, a in page.tags if "aria-labelledby" in a}
+    used = {str(a["href"])[1:] for _, a in page.tags if "href" in a}
+    assert labelled | used <= set(page.ids)
+
+
+def test_every_section_is_there(page: Page) -> None:
+    sections = {a["id"] for a in page.all("section")}
+    assert sections == {"verdict", *PICTURES, "texts", "machine", "words"} - {"prediction"}
+    for text in ("real", "temp=0.8", "AMD EPYC", "ngram-mod", "n_match=24", "Nothing failed"):
+        assert text in page.data
+
+
+def test_pictures_have_alternatives_with_the_figures(page: Page, run: Run) -> None:
+    alts = {a["aria-label"] for a in page.all("div") if a.get("role") == "img"}
+    assert len(alts) == len(page.all("svg")) == 7
+    row = next(r for r in Facts(run).table if (r["workload"], r["strategy"]) == ("demo-edit", "mtp"))
+    said = f"demo-edit, mtp: {row['speedup']:.2f} ({row['speedup_low']:.2f} to {row['speedup_high']:.2f})"
+    assert any(said in str(a) for a in alts)
+    assert all(a.get("aria-hidden") == "true" for a in page.all("svg"))
+
+
+def test_pictures_follow_the_readers_mode(html: str) -> None:
+    style, rest = html.split("</style>", 1)
+    assert all(f"--{name}: {value}" in style for palette in (LIGHT, DARK) for name, value in palette.items())
+    inside = set(re.findall(r"(?:fill|stroke): (#[0-9a-f]{6})", rest))
+    assert inside <= {"#000000"}, "a colour that stays as it is in dark mode"
+
+
+@pytest.mark.parametrize("palette", [LIGHT, DARK])
+def test_text_and_marks_have_contrast(palette: dict[str, str]) -> None:
+    def light(color: str) -> float:
+        parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        r, g, b = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+    ground = light(palette["ground"])
+    for name, value in palette.items():
+        if name not in ("ground", "line"):
+            a, b = sorted((light(value), ground), reverse=True)
+            assert (a + 0.05) / (b + 0.05) >= 4.5, name
+
+
+def test_hostile_content_stays_text(run: Run) -> None:
+    other = changed(run)
+    other.meta["model"]["file"] = HOSTILE
+    for s in other.samples:
+        s["text"] = HOSTILE + s["text"]
+        s["workload"] = s["workload"].replace("demo-code", f"w{HOSTILE}")
+        if s["strategy"] == "mtp":
+            s["strategy"] = HOSTILE
+    for a in (*other.meta["arms"], *other.meta["strategies"]):
+        for key in ("strategy", "label"):
+            if a.get(key) == "mtp":
+                a[key] = HOSTILE
+    found = Page(write.page(other, None).decode())
+    assert len(found.all("script")) == 1
+    assert not found.all("img")
+    assert (found.unbalanced, found.open) == ([], [])
+    assert not [k for _, attributes in found.tags for k in attributes if k.startswith("on")]
+    assert "{{ 7 * 7 }}" in found.data
+
+
+def test_one_sentence_a_workload(run: Run) -> None:
+    facts = Facts(run)
+    found = {a.workload: a for a in answers(facts)}
+    assert list(found) == ["all", "demo-code", "demo-docs", "demo-json", "demo-edit"]
+    for workload, answer in found.items():
+        faster = [r for r in facts.rows_of(workload) if r["verdict"] == "faster"]
+        assert (answer.kind == "pays") == bool(faster)
+        if faster:
+            best = max(faster, key=lambda r: r["speedup"])
+            assert f"{best['strategy']} pays: {best['speedup']:.2f} times" in answer.sentence
+    assert "drafted nothing" in found["demo-docs"].sentence
+
+
+def test_too_few_prompts_is_no_verdict(run: Run) -> None:
+    few = Run(run.folder, run.meta, [s for s in run.samples if s["prompt"].endswith(("01", "02"))])
+    found = {a.workload: a for a in answers(Facts(few))}
+    assert found["demo-edit"].kind == "open"
+    assert "2 prompts are too few for a verdict (5 are needed)" in found["demo-edit"].sentence
+
+
+@pytest.mark.parametrize(
+    ("label", "said"), [("trace", "come from a recording"), ("synthetic", "given rates"), ("emulated", "emulated")]
+)
+def test_labels_are_told(run: Run, label: str, said: str) -> None:
+    other = changed(run)
+    other.meta["labels"]["label"] = label
+    found = Page(write.page(other, None).decode())
+    assert said in found.data
+
+
+def test_failures_and_interruptions_are_told(run: Run) -> None:
+    other = changed(run, status="started")
+    other.samples[-1] |= {"status": "crashed", "error": "the worker <died>"}
+    found = Page(write.page(other, None).decode())
+    assert "the worker <died>" in found.data
+    assert "Interrupted" in found.data
+
+
+def test_a_run_without_times_and_one_that_failed_whole(run: Run) -> None:
+    timeless = changed(run)
+    for s in timeless.samples:
+        s |= {"generation_s": None, "ttft_s": None, "end_to_end_s": None, "phase_s": None, "memory": None}
+        s["steps"] = {k: v for k, v in s["steps"].items() if k not in ("wall_us", "verify_us")}
+    found = Page(write.page(timeless, None).decode())
+    assert "there are no times" in found.data
+    failed = changed(run)
+    failed.samples[:] = [{**s, "status": "error", "error": "no"} for s in failed.samples]
+    assert "no generation succeeded" in Page(write.page(failed, None).decode()).data
+
+
+def test_many_strategies_leave_pictures_readable(run: Run) -> None:
+    other = changed(run)
+    for n in range(20):
+        other.meta["arms"].append({"engine": "specdec", "strategy": f"more-{n}", "rollback": "auto", "snapshots": 0})
+        other.samples.extend({**s, "strategy": f"more-{n}"} for s in run.samples if s["strategy"] == "mtp")
+    facts = Facts(other)
+    assert len(facts.drafting) == 8
+    assert facts.left_out == 18
+    assert "18 more are in the table" in write.page(other, None).decode()
+
+
+def test_the_curve_is_the_runs_own(run: Run) -> None:
+    curve = {p.n: p for p in Facts(run).curve}
+    assert curve[1].median == pytest.approx(1.0)
+    assert curve[1].low <= curve[1].median <= curve[1].high
+    assert curve[65].median > curve[4].median > curve[2].median > 1
+
+
+@pytest.mark.parametrize("name", [n for n in PICTURES if n != "prediction"])
+def test_single_pictures(run: Run, name: str) -> None:
+    assert write.picture(run, None, name, "png").startswith(b"\x89PNG")
+    svg = write.picture(run, None, name, "svg").decode()
+    assert "<text" in svg
+    assert draw(name, Facts(run)) is not None
+
+
+def test_pictures_that_cannot_be_made(run: Run) -> None:
+    with pytest.raises(SpecdecError, match="Known: speedup"):
+        write.picture(run, None, "nix", "png")
+    with pytest.raises(SpecdecError, match="nothing to show in the picture prediction"):
+        write.picture(run, None, "prediction", "png")
+
+
+def test_the_command_writes_files(tmp_path: Path) -> None:
+    for format in ("html", "svg", "png", "text", "md", "csv", "json"):
+        out = tmp_path / f"report.{format}"
+        done = CliRunner().invoke(app, ["report", str(REFERENCE), "--format", format, "--out", str(out)])
+        assert done.exit_code == 0, done.output
+        assert out.stat().st_size > 1000
+        assert str(out) in done.output.replace("\n", "")
+    done = CliRunner().invoke(app, ["report", str(REFERENCE), "--format", "html"])
+    assert "wants a file" in str(done.exception)
+
+
+def test_text_needs_neither_matplotlib_nor_llama_cpp() -> None:
+    code = (
+        "import sys; sys.modules.update({'matplotlib': None, 'jinja2': None, 'llama_cpp': None});"
+        "from specdec.cli import main; main()"
+    )
+    base = [sys.executable, "-c", code, "report", str(REFERENCE)]
+    done = subprocess.run(base, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "Speed" in done.stdout
+    done = subprocess.run([*base, "--format", "html", "--out", "x.html"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "pip install matplotlib jinja2" in done.stderr
+    assert done.stderr.count("\n") == 1
