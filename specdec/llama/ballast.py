@@ -88,8 +88,8 @@ class Ballast:
         if abs(left - self.allowance) > _TOLERANCE:
             self.close()
             raise SpecdecError(
-                f"{self.gpu.name}: {left / _MIB:,.0f} MiB are free beside the ballast, not {self.allowance / _MIB:,.0f}: other"
-                " programs use this GPU.",
+                f"{self.gpu.name}: {left / _MIB:,.0f} MiB are free beside the ballast, not"
+                f" {self.allowance / _MIB:,.0f}: other programs use this GPU.",
                 "End them, and run again.",
             )
 

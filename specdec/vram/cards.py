@@ -33,6 +33,12 @@ class Card:
         return (round(self.gigabytes * 1024) - _HELD_BACK_MIB - self.reserve_mib) * MIB
 
 
+def capped_name(card: str, limit_mib: int, gpus: str, enforced: bool) -> str:
+    """How results name a card that was made smaller than it is, or that was planned for and could not be enforced."""
+    size = card or f"{limit_mib:,} MiB"
+    return f"emulated {size} ({gpus}, capped)" if enforced else f"planned {size} ({gpus}, not enforced)"
+
+
 def parse_cards(text: str, reserve_mib: int = RESERVE_MIB) -> list[Card]:
     """``8GB,12GB`` as cards."""
     cards = []

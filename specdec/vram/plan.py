@@ -98,7 +98,7 @@ def _advice(case: Case, header: Header, options: ModelOptions, card: Card, found
             break
         shorter //= 2
     plain = {options.cache_type_k, options.cache_type_v} == {"f16"}
-    leaner = [
+    leaner: list[tuple[dict[str, object], bool]] = [
         ({"cache_type_k": _QUANTISED, "cache_type_v": _QUANTISED}, plain),
         ({"ubatch_size": 128}, options.ubatch_size > 128),
     ]
