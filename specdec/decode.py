@@ -52,6 +52,11 @@ class Clock:
         self._last = now
         return spent
 
+    @property
+    def booked(self) -> float:
+        """Seconds from the start to the last booking."""
+        return self._last - self.start
+
     def move(self, source: str, phase: str, seconds: float) -> None:
         """Rebook part of a phase."""
         self.seconds[source] -= seconds
@@ -157,7 +162,7 @@ class _Run:
         while not self._stop:
             yield self._step(clock)
         clock.to("other")
-        generation_s = perf_counter() - clock.start
+        generation_s = clock.booked
         self._strategy.end()
         self._d._held = self._view[: self._d._rollback.end]
         return Generation(

@@ -23,7 +23,7 @@ from specdec.llama.model import LlamaModel, runs_on_gpu
 from specdec.llama.target import LlamaTarget, batch_size
 from specdec.monitor.system import ram_available
 from specdec.registry import Planned
-from specdec.rollback import Mode, snapshots_for, snapshots_short_of
+from specdec.rollback import SNAPSHOT_RESERVE, Mode, snapshots_for, snapshots_short_of
 from specdec.spec import RunSpec
 from specdec.strategy import Services, Strategy
 from specdec.target import Target
@@ -209,7 +209,8 @@ class Engine:
         if arm.rollback != "auto" or self._spec.snapshots is not None:
             return arm
         free, states = free_bytes(), [i for i in plain if i.kind == "recurrent"]
-        short = snapshots_short_of(arm.snapshots, states, free)
+        reserve = 0 if self._spec.vram_limit else SNAPSHOT_RESERVE  # a cap has taken its reserve off already
+        short = snapshots_short_of(arm.snapshots, states, free, reserve)
         if not short:
             return arm
         self._announce(f"{arm.planned.label}: {arm.snapshots} snapshots do not fit ({short}): checkpoints instead")

@@ -109,7 +109,7 @@ def _row(run: Run, arm: Arm, workload: str, group: Group, baseline: Group) -> tu
         **counts,
         "memory_bytes": _memory(ok),
         "joules_per_token": joules_per_token(ok),
-        "text_differs": _text_differs(ok, base) if labels["label"] != "synthetic" else None,
+        "text_differs": _text_differs(ok, base) if labels["label"] == "real" else None,
     }
     return row, ratio
 

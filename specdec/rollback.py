@@ -35,16 +35,19 @@ SNAPSHOT_RESERVE = 512 * 2**20
 """Bytes that ``auto`` leaves free on a device: for the larger compute buffers that come with snapshots, and the desktop."""
 
 
-def snapshots_short_of(count: int, states: list[MemoryItem], free: dict[str, int]) -> str:
+def snapshots_short_of(
+    count: int, states: list[MemoryItem], free: dict[str, int], reserve: int = SNAPSHOT_RESERVE
+) -> str:
     """Where ``count`` snapshots do not fit, in words; empty where they do.
 
     Args:
         states: what one recurrent state takes, an item for each device.
         free: bytes left on each device; of a device that is not named nothing is known, and it is taken to have room.
+        reserve: bytes that must stay free.
     """
     for item in states:
         need, left = count * item.bytes, free.get(item.device)
-        if left is not None and need and need + SNAPSHOT_RESERVE > left:
+        if left is not None and need and need + reserve > left:
             return f"{item.device} has {left / 2**20:,.0f} MiB left, they take {need / 2**20:,.0f}"
     return ""
 

@@ -98,6 +98,10 @@ class RunSpec(Checked):
     llama_server: str = ""
     cell_timeout: float = Field(0.0, ge=0.0)
     ram_limit: int = Field(0, ge=0)
+    card: str = ""
+    vram_limit: int = Field(0, ge=0)
+    arm: Literal["same split", "same VRAM", "same split + same VRAM"] = "same split"
+    group: str = ""
 
     @field_validator("synthetic")
     @classmethod

@@ -117,7 +117,7 @@ def read_run(folder: Path) -> Run:
             f"{folder}: was written in schema {schema}, this specdec reads schemas 1 to {SCHEMA}.", "Update specdec."
         )
     samples = _samples(folder / "samples.jsonl")
-    if meta["kind"] == "profile":  # its lines are no generations
+    if meta.get("kind") == "profile":  # its lines are no generations
         return Run(folder, meta, list(samples))
     if schema == 1:
         meta, samples = _from_1(meta), map(_sample_from_1, samples)

@@ -21,6 +21,7 @@ from specdec.types import Draft, FloatArray, MemoryItem, Sampling, Step, Steps, 
 
 if TYPE_CHECKING:
     from specdec.llama.gguf import Header
+    from specdec.spec import ModelOptions
 
 
 class StrategyOptions(BaseModel):
@@ -142,6 +143,18 @@ class Strategy(ABC):
 
     def close(self) -> None:  # noqa: B027 - optional
         """Free what ``open`` took."""
+
+    def expected_memory(self, target: Header, options: ModelOptions, n_ctx: int) -> list[MemoryItem]:
+        """What ``memory`` will say once it is open, from headers alone: for ``specdec plan``. By default what it holds
+        before.
+
+        Args:
+            target: the target's header; options: how it is loaded; n_ctx: its context length.
+
+        Returns:
+            items with the device ``GPU`` or ``CPU``; placed as if there were a GPU.
+        """
+        return self.memory()
 
     def memory(self) -> list[MemoryItem]:
         """What the strategy itself holds (tables, weights, caches), item by item."""

@@ -9,6 +9,7 @@ from specdec.types import NO_DRAFT, Draft, FloatArray, MemoryItem, Step, TokenAr
 
 if TYPE_CHECKING:
     from specdec.llama.gguf import Header
+    from specdec.spec import ModelOptions
 
 
 class Cascade(Strategy):
@@ -74,6 +75,9 @@ class Cascade(Strategy):
     def close(self) -> None:
         for _, strategy in self._children:
             strategy.close()
+
+    def expected_memory(self, target: Header, options: ModelOptions, n_ctx: int) -> list[MemoryItem]:
+        return [i for _, strategy in self._children for i in strategy.expected_memory(target, options, n_ctx)]
 
     def memory(self) -> list[MemoryItem]:
         return [item for _, strategy in self._children for item in strategy.memory()]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from specdec.llama.follower import Follower
     from specdec.llama.gguf import Header
     from specdec.llama.translate import Translator
+    from specdec.spec import ModelOptions
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0"]
 
@@ -81,9 +82,7 @@ class DraftModel(Strategy):
         from specdec.llama.translate import Translator
 
         o, target = self._o, cast(Any, services.target_model)
-        placement = {"gpu_layers": o.gpu_layers, "threads": o.threads or services.threads, "n_cpu_moe": 0}
-        caches = {"override_tensor": (), "cache_type_k": o.cache_type_k, "cache_type_v": o.cache_type_v}
-        options = target.options.model_copy(update=placement | caches)
+        options = target.options.model_copy(update=self._placement | {"threads": o.threads or services.threads})
         singly = o.feed == "singly" or (o.feed == "auto" and runs_on_gpu(options))
         likeliest = o.p_min <= 0.0 and not self.tell_confidence and (not o.sample or services.sampling.greedy)
         self._follower = Follower(model_path(o.model), options, services.n_ctx, o.n_max, singly, likeliest)
@@ -129,8 +128,25 @@ class DraftModel(Strategy):
         if step.draft and self._translator is None:
             self._model.kept(step.accepted)
 
+    def expected_memory(self, target: Header, options: ModelOptions, n_ctx: int) -> list[MemoryItem]:
+        from specdec.vram import memory as parts
+
+        header, o = parts.whole_header(model_path(self._o.model)), options.model_copy(update=self._placement)
+        cells = n_ctx + self._o.n_max
+        states = parts.recurrent(header, o)
+        context = parts.compute_buffer(header, o, cells, min(o.ubatch_size, cells), rows=1)
+        kept = states + [MemoryItem(i.device, "checkpoint", i.bytes) for i in states] + parts.output(header, rows=1)
+        return parts.weights(header, o) + parts.kv(header, o, cells) + kept + context
+
     def memory(self) -> list[MemoryItem]:
         return [] if self._follower is None else self._follower.memory()
+
+    @property
+    def _placement(self) -> dict[str, object]:
+        """How the draft model is loaded: its own options, nothing of the target's split."""
+        o = self._o
+        caches = {"cache_type_k": o.cache_type_k, "cache_type_v": o.cache_type_v}
+        return {"gpu_layers": o.gpu_layers, "n_cpu_moe": 0, "override_tensor": ()} | caches
 
     @property
     def _model(self) -> Follower:

@@ -22,6 +22,7 @@ from specdec.types import NO_DRAFT, Draft, FloatArray, MemoryItem, TokenArray
 
 if TYPE_CHECKING:
     from specdec.llama.gguf import Header
+    from specdec.spec import ModelOptions
 
 
 class Options(StrategyOptions):
@@ -138,6 +139,15 @@ class Mtp(Strategy):
         if len(tokens) < max(1, self._o.n_min):
             return NO_DRAFT
         return Draft(tokens, confidence=confidence if self.tell_confidence else None)
+
+    def expected_memory(self, target: Header, options: ModelOptions, n_ctx: int) -> list[MemoryItem]:
+        from specdec.vram import memory as parts
+
+        header = parts.whole_header(model_path(self._o.model)) if self._o.model else target
+        own = parts.weights(header, options) if self._o.model else []
+        context = parts.compute_buffer(header, options, n_ctx, self._o.ubatch_size, rows=1, mtp=True)
+        kept = parts.kv(header, options, n_ctx, mtp=True) + parts.output(header, rows=1)
+        return own + parts.mtp_weights(header, options) + kept + context
 
     def memory(self) -> list[MemoryItem]:
         return [*self._weights, *self._context.memory()] if self._context else []

@@ -7,7 +7,7 @@ themselves are in specdec/kernels/ngram_simple.py, for live runs and replays ali
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from pydantic import Field
@@ -16,6 +16,10 @@ from specdec.kernels import available, compiled
 from specdec.kernels import ngram_simple as kernels
 from specdec.strategy import Services, Strategy, StrategyOptions
 from specdec.types import NO_DRAFT, Draft, MemoryItem, Steps, TokenArray
+
+if TYPE_CHECKING:
+    from specdec.llama.gguf import Header
+    from specdec.spec import ModelOptions
 
 _FEWEST_BITS = 10
 
@@ -71,6 +75,9 @@ class NgramSimple(Strategy):
         state = (rule, self._heads, self._chain, self._next)
         n = compiled(kernels).replay(text.view(np.uint32), n_prompt, (n_predict, most), *state, steps)
         return steps[:, :n]
+
+    def expected_memory(self, target: Header, options: ModelOptions, n_ctx: int) -> list[MemoryItem]:
+        return [MemoryItem("CPU", "table", 8 << max(_FEWEST_BITS, (n_ctx - 1).bit_length()))]
 
     def memory(self) -> list[MemoryItem]:
         return [MemoryItem("CPU", "table", self._heads.nbytes + self._chain.nbytes)]

@@ -133,7 +133,7 @@ def test_a_replay_is_a_run_that_report_reads(toy: str) -> None:
     mod = next(r for r in table if r["strategy"].startswith("ngram-mod") and r["workload"] == "all")
     assert none["target_passes"] == 8 * 119
     assert mod["target_passes"] < none["target_passes"]
-    assert mod["text_differs"] is None  # nothing was generated
+    assert not mod["text_differs"]
     assert mod["tok_s"] is None
     assert mod["speedup"] is None
 

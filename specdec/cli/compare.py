@@ -74,6 +74,9 @@ def compare(
     no_op_offload: o.NoOpOffload = False,
     main_gpu: o.MainGpu = -1,
     device: o.Device = "",
+    card: o.Cards = "",
+    vram_limit: o.VramLimit = 0,
+    reserve: o.Reserve = 512,
     engine: o.Engine = "specdec",
     with_llama_server: o.WithLlamaServer = False,
     llama_server: o.LlamaServer = "",
@@ -106,6 +109,7 @@ def compare(
         llama_server=llama_server,
         cell_timeout=cell_timeout,
         ram_limit=ram_limit,
+        vram_limit=vram_limit,
         rollback=split(rollback) or ("auto",),
         snapshots=snapshots,
         synthetic=split(synthetic),
@@ -134,6 +138,11 @@ def compare(
             "device": device,
         },
     )
+    if card:
+        from specdec.cli.cards import compare_cards
+
+        compare_cards(spec, card, reserve, results, dry_run, json)
+        return
     if dry_run:
         _dry_run(spec)
         return

@@ -115,6 +115,14 @@ TopK = Annotated[int | None, typer.Option("--top-k", help="Keep the k most proba
 TopP = Annotated[float | None, typer.Option("--top-p", help="Keep the tokens that make up this probability; 1 is off.")]
 MinP = Annotated[float | None, typer.Option("--min-p", help="Drop tokens below this share of the best one; 0 is off.")]
 
+Cards = Annotated[
+    str,
+    typer.Option("--card", help="Emulate cards of these sizes, as 8GB,12GB: the split is planned, the rest held back."),
+]
+VramLimit = Annotated[
+    int, typer.Option("--vram-limit", help="MiB of VRAM that the run may use; the rest is held back. 0: all.")
+]
+Reserve = Annotated[int, typer.Option("--reserve", help="MiB of a card left to the driver and the desktop.")]
 GpuLayers = Annotated[int, typer.Option("--gpu-layers", "--n-gpu-layers", "-ngl", help="Layers in VRAM; -1 for all.")]
 NCpuMoe = Annotated[int, typer.Option("--n-cpu-moe", "-ncmoe", help="Keep the experts of the first N layers in RAM.")]
 OverrideTensor = Annotated[list[str], typer.Option("--override-tensor", "-ot", help="PATTERN=BUFFER (repeatable).")]

@@ -7,6 +7,7 @@ machine predicts the speed on any machine whose costs are known.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,8 +17,9 @@ import numpy.typing as npt
 import orjson
 
 from specdec.errors import SpecdecError
+from specdec.registry import Registry
 from specdec.store import Run, read_run
-from specdec.syntax import parse
+from specdec.syntax import Call, parse
 
 Ints = npt.NDArray[np.integer[Any]]
 Floats = npt.NDArray[np.float64]
@@ -91,6 +93,7 @@ class ProfileCosts:
         from specdec.profile.stored import Profile
 
         self._profile = Profile(run)
+        self._needing = {name for name, found in Registry().known.items() if found.cls.needs}
         self.name = f"profile {run.id}"
         self.card = str(run.meta["labels"]["card"])
 
@@ -105,7 +108,7 @@ class ProfileCosts:
         call = parse(strategy)[0]
         options = dict(call.options)
         longest, p_min = options.get("n_max", drafted.max(initial=0)), options.get("p_min", 0.0)
-        arm = Arm(call.name, n_max=int(longest), p_min=float(p_min))
+        arm = Arm(self._measured(call), n_max=int(longest), p_min=float(p_min))
         counts = drafted.astype(np.int64), accepted.astype(np.int64)
         phases = {
             name: np.asarray(s, np.float64) for name, s in predict_steps(*counts, self._profile, arm, n_prompt).items()
@@ -115,6 +118,27 @@ class ProfileCosts:
             first[0] = first_token_seconds(self._profile, n_prompt)
             phases["sample"] = phases["sample"] + first
         return phases
+
+    def _measured(self, call: Call) -> str:
+        """The strategy as the profile knows it. What drafts without a model and was not measured drafts for nothing:
+        the n-grams take microseconds a step, a target pass milliseconds."""
+        from specdec.profile.plan import TEXT
+
+        if call.name == "none" or call.name in self._profile.strategies:
+            return call.name
+        needing = [name for name in _names(call) if name in self._needing]
+        if needing:
+            raise SpecdecError(
+                f"{self.name}: did not measure {call.name} with {needing[0]}.",
+                "Take a profile with it, or use --costs RUN.",
+            )
+        return TEXT
+
+
+def _names(call: Call) -> Iterator[str]:
+    yield call.name
+    for nested in call.nested:
+        yield from _names(nested)
 
 
 def load_costs(path: Path) -> CostModel:

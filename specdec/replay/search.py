@@ -179,6 +179,7 @@ def summary(scores: Scores, registry: Registry, defaults: list[str], grid_size: 
         "settings": len(scores.table),
         "grid": grid_size,
         "failed": len(scores.failures),
+        "first_failure": next((f"{label}: {what}" for label, what in scores.failures.items()), None),
         "tuning_prompts": int(tuning.sum()),
         "held_out_prompts": int(held.sum()),
         "best": {"strategy": best, "value": value, **_on_held_out(scores, best)},

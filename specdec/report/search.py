@@ -25,12 +25,11 @@ def as_text(found: dict[str, Any], style: str = "simple") -> str:
 
 
 def _headline(found: dict[str, Any]) -> str:
-    tried = f"{found['settings']:,} settings"
-    if found["settings"] < found["grid"]:
-        tried += f" of a grid of {found['grid']:,} (chosen by TPE)"
-    failed = f", {found['failed']} failed" if found["failed"] else ""
+    tried = found["settings"] + found["failed"]
+    some = f" of a grid of {found['grid']:,} (chosen by TPE)" if tried < found["grid"] else ""
+    failed = f"{found['failed']:,} of them FAILED, the first was {found['first_failure']}\n" if found["failed"] else ""
     return (
-        f"{tried}{failed} on {found['tuning_prompts']} prompts, {found['held_out_prompts']} held out.\n"
+        f"{tried:,} settings{some} on {found['tuning_prompts']} prompts, {found['held_out_prompts']} held out.\n{failed}"
         f"Best overall: {found['best']['strategy']}, {found['best']['value']:.2f} {found['unit']}."
     )
 

@@ -10,6 +10,7 @@ from specdec.demo import model_path
 from specdec.environment import describe_machine, describe_model
 from specdec.llama.gguf import Header, read_header
 from specdec.registry import Planned
+from specdec.runner.cap import describe_cap
 from specdec.runner.checks import check_headers, plan_strategies, unused_options
 from specdec.runner.limits import free_memory, room_for_another
 from specdec.runner.order import Cell, order
@@ -91,7 +92,7 @@ def describe(plan: Plan) -> dict[str, Any]:
             "engine": " + ".join(spec.engines),
             "label": "synthetic" if spec.synthetic else "real",
             "card": first.card,
-            "arm": "same split",
+            "arm": spec.arm,
             "sampling": first.sampling,
             "thinking": spec.thinking,
             "ignore_eos": spec.ignore_eos,
@@ -102,6 +103,8 @@ def describe(plan: Plan) -> dict[str, Any]:
             {"engine": a.engine, "strategy": a.planned.label, "rollback": a.rollback, "snapshots": a.snapshots}
             for a in plan.arms
         ],
+        "group": spec.group or None,
+        "cap": describe_cap(spec, plan.header),
         "prompts_sha256": prompts_hash(plan.prompts),
         "prompts": [
             {"id": p.id, "workload": p.workload, "length": p.length, "turns": p.turns, "tokens": plan.lengths[p.id]}

@@ -19,6 +19,7 @@ from specdec.errors import BrokenGeneration, OutOfMemory, ServerDied, SpecdecErr
 from specdec.llama.devices import used_bus_ids
 from specdec.llama.library import log
 from specdec.monitor import Monitor
+from specdec.runner.cap import hold_cap
 from specdec.runner.checks import plan_strategies
 from specdec.runner.engines import AnyEngine, make_engine
 from specdec.runner.guard import follow_parent, limit_ram, take_pipes, time_limit
@@ -85,6 +86,7 @@ class Server:
             raise SpecdecError("a strategy's file changed since the run began.", "Start a new run.")
         own = message["engine"] == "specdec"  # another engine says nothing of the GPUs that it uses: all are watched
         self._monitor = Monitor(used_bus_ids(self._spec.model) if own else None)
+        self._cap = hold_cap(self._spec, own, lambda line: tell({"say": line}))  # before the model takes anything
         self.engine: AnyEngine = make_engine(message["engine"], self._spec, planned, lambda line: tell({"say": line}))
         self._warm: set[int] = set()
         self._unfit: set[int] = set(message["skip"])
@@ -102,6 +104,7 @@ class Server:
     def close(self) -> None:
         """Free everything."""
         self.engine.close()
+        self._cap.close()
         self._monitor.close()
 
     def _facts(self, lengths: dict[str, int]) -> Message:
@@ -111,7 +114,7 @@ class Server:
             "lengths": lengths,
             "settings": engine.settings(),
             "sampling": engine.sampling.label,
-            "card": engine.card,
+            "card": self._cap.label(engine.card),
             "description": engine.description,
         }
 

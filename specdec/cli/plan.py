@@ -1,0 +1,72 @@
+"""``specdec plan``: what fits a card, from the files' headers alone."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from specdec.cli import app
+from specdec.cli import options as o
+
+
+@app.command()
+def plan(
+    card: Annotated[str, typer.Option("--card", help="Sizes of cards, comma list: 8GB,12GB.")] = "8GB,12GB,16GB",
+    target: o.Target = "demo",
+    draft: o.DraftFile = "",
+    mtp_model: o.MtpFile = "",
+    strategies: Annotated[
+        str, typer.Option("--strategies", "-s", help="Strategies, comma list; default: mtp, draft, ngram as there are.")
+    ] = "",
+    strategy: o.StrategyFiles = [],  # noqa: B006 - Typer copies it
+    reserve: o.Reserve = 512,
+    ctx_size: Annotated[int, typer.Option("--ctx-size", "-c", help="Context, tokens.")] = 8192,
+    cache_type_k: o.CacheTypeK = "f16",
+    cache_type_v: o.CacheTypeV = "f16",
+    ubatch_size: o.UbatchSize = 512,
+    batch_size: o.BatchSize = 2048,
+    flash_attn: o.FlashAttn = "auto",
+    threads: o.Threads = 0,
+    rollback: Annotated[
+        str, typer.Option("--rollback", help="auto, snapshots, checkpoint or checkpoint-host.")
+    ] = "auto",
+    snapshots: o.Snapshots = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+) -> None:
+    """What fits a card: the split for each strategy, memory by item, what is left, and the commands."""
+    from specdec.cli.compare import split, with_files
+    from specdec.llama.model import default_threads
+    from specdec.report import cards as tables
+    from specdec.spec import make_spec
+    from specdec.vram.arms import cases_of, header_of
+    from specdec.vram.cards import parse_cards
+    from specdec.vram.plan import fit
+
+    if target == "demo":
+        draft = draft or "demo-draft"
+    spec = make_spec(
+        target=target,
+        strategies=with_files(strategies, strategy),
+        strategy_files=tuple(strategy),
+        draft=draft,
+        mtp_model=mtp_model,
+        rollback=split(rollback) or ("auto",),
+        snapshots=snapshots,
+        model={
+            "ctx_size": ctx_size,
+            "cache_type_k": cache_type_k,
+            "cache_type_v": cache_type_v,
+            "ubatch_size": ubatch_size,
+            "batch_size": batch_size,
+            "flash_attn": flash_attn,
+        },
+    )
+    cards = parse_cards(card, reserve)
+    header = header_of(spec)
+    cases = cases_of(spec, header)
+    fits = [fit(case, header, spec.model, each) for each in cards for case in cases]
+    shown = tables.as_json if json else tables.as_text
+    typer.echo(shown(fits, target, threads or default_threads()))
+    if not any(f.fits for f in fits):
+        raise typer.Exit(1)

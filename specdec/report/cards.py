@@ -1,0 +1,184 @@
+"""Cards as tables: what fits, what it takes item by item, the commands."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from itertools import groupby
+from typing import Any
+
+import orjson
+from tabulate import tabulate
+
+from specdec.groups import group_rows
+from specdec.server.options import NoCounterpart, model_arguments, strategy_arguments
+from specdec.spec import RunSpec
+from specdec.store import Run
+from specdec.types import Row
+from specdec.vram.items import Item, total
+from specdec.vram.memory import CPU
+from specdec.vram.plan import Fit
+
+_MIB = 2**20
+_KINDS = ("weights", "KV", "recurrent", "snapshots", "checkpoint", "compute", "copies")
+CAPACITY_ONLY = (
+    "An emulated or planned card has the capacity of the card, not its bandwidth: another GPU's speed is its own."
+)
+
+SpecdecCommand = Callable[[Fit], list[str]]
+
+
+def as_text(fits: list[Fit], target: str, threads: int) -> str:
+    """A table for each card, then what does not fit, then the commands."""
+    parts = []
+    for card, group in groupby(fits, key=lambda f: f.card):
+        on_card = list(group)
+        head = f"{card.name}: {card.budget / _MIB:,.0f} MiB to use ({card.reserve_mib} MiB reserved); GPU memory in MiB"
+        heads = ["strategy", "split", *_KINDS, "process", "total", "left", "RAM"]
+        body = [_row(f) for f in on_card]
+        lines = [head, str(tabulate(body, heads, "simple", disable_numparse=True, colalign=("left", "left")))]
+        for f in on_card:
+            lines += [f"{f.case.label} does not fit: {advice}." for advice in f.advice]
+        lines += [f"{f.case.label}: {_priced(f, on_card[0])}" for f in on_card[1:] if f.fits and on_card[0].fits]
+        parts.append("\n".join(lines))
+    parts.append(_commands(fits, target, threads))
+    return "\n\n".join(parts) + f"\n\n{CAPACITY_ONLY}"
+
+
+def as_json(fits: list[Fit], target: str, threads: int) -> str:
+    """One object: ``plans``, one for each card and strategy (docs/cards.md)."""
+    plans = [_plan(f, target, threads) for f in fits]
+    return orjson.dumps({"target": target, "plans": plans}, option=orjson.OPT_INDENT_2).decode()
+
+
+def specdec_command(fit: Fit, target: str) -> list[str]:
+    """The words of the ``specdec compare`` that measures this plan."""
+    o, case = fit.options, fit.case
+    words = ["specdec", "compare", "--target", target, "--strategies", case.label, "--ctx-size", str(case.n_ctx)]
+    words += ["--n-cpu-moe", str(o.n_cpu_moe)] if o.n_cpu_moe else []
+    words += ["--gpu-layers", str(o.gpu_layers)] if o.gpu_layers >= 0 else []
+    for name, value, default in (
+        ("--cache-type-k", o.cache_type_k, "f16"),
+        ("--cache-type-v", o.cache_type_v, "f16"),
+        ("--ubatch-size", o.ubatch_size, 512),
+        ("--flash-attn", o.flash_attn, "auto"),
+        ("--rollback", case.rollback, "auto"),
+    ):
+        words += [name, str(value)] if value != default else []
+    model = dict(case.planned.call.options).get("model")
+    words += (
+        ["--draft", str(model)] if model and case.planned.call.name == "draft" and "model=" not in case.label else []
+    )
+    return [*words, "--vram-limit", str(fit.card.budget // _MIB)]
+
+
+def server_command(fit: Fit, target: str, threads: int) -> list[str] | str:
+    """The words of the llama-server command, or why there is none."""
+    try:
+        flags = strategy_arguments(fit.case.planned, fit.options, threads)
+    except NoCounterpart as why:
+        return str(why)
+    return ["llama-server", *model_arguments(target, fit.options, fit.case.n_ctx, threads), *flags, "--fit", "off"]
+
+
+def _row(f: Fit) -> list[str]:
+    def mib(items: list[Item]) -> str:
+        n = total(items)
+        return f"{n / _MIB:,.0f}" if n else ""
+
+    kinds = [mib([i for i in f.items if i.kind == kind and i.owner != "process"]) for kind in _KINDS]
+    process = mib([i for i in f.items if i.owner == "process"])
+    rest = [f"{total(f.items) / _MIB:,.0f}", f"{f.left / _MIB:,.0f}", f"{total(f.items, CPU) / _MIB:,.0f}"]
+    return [f.case.label, f.split if f.fits else f"does not fit ({f.split})", *kinds, process, *rest]
+
+
+def _priced(f: Fit, plain: Fit) -> str:
+    """A strategy's own VRAM, and what it displaces."""
+    own = total([i for i in f.items if i.owner == f.case.label]) / _MIB
+    more = total(f.items) - total(plain.items)
+    if f.split == plain.split:
+        return f"{own:,.0f} MiB of its own, {more / _MIB:,.0f} more than `none` in all; the split stays"
+    return f"{own:,.0f} MiB of its own: {f.split} instead of {plain.split}"
+
+
+def _plan(f: Fit, target: str, threads: int) -> dict[str, Any]:
+    server = server_command(f, target, threads)
+    return {
+        "card": f.card.name,
+        "budget_bytes": f.card.budget,
+        "reserve_mib": f.card.reserve_mib,
+        "strategy": f.case.label,
+        "fits": f.fits,
+        "gpu_layers": f.options.gpu_layers,
+        "n_cpu_moe": f.options.n_cpu_moe,
+        "n_ctx": f.case.n_ctx,
+        "items": [{"owner": i.owner, "device": i.device, "kind": i.kind, "bytes": i.bytes} for i in f.items],
+        "gpu_bytes": total(f.items),
+        "ram_bytes": total(f.items, CPU),
+        "left_bytes": f.left,
+        "advice": list(f.advice),
+        "specdec": shlex.join(specdec_command(f, target)) if f.fits else None,
+        "llama_server": shlex.join(server) if f.fits and isinstance(server, list) else None,
+    }
+
+
+def _commands(fits: list[Fit], target: str, threads: int) -> str:
+    lines = []
+    for f in fits:
+        if f.fits:
+            server = server_command(f, target, threads)
+            shown = shlex.join(server) if isinstance(server, list) else f"# no llama-server command: {server}"
+            lines += [f"# {f.case.label} on {f.card.name}", shlex.join(specdec_command(f, target)), shown]
+    return "\n".join(lines)
+
+
+def run_line(spec: RunSpec) -> str:
+    """A run of a group in a line: card, arm, split, strategies."""
+    return f"{spec.card}, {spec.arm}, {_named(spec.model.n_cpu_moe, spec.model.gpu_layers)}: {spec.strategies}"
+
+
+def group_as_text(runs: list[Run]) -> str:
+    """The table of a group of runs: both arms, and what the displaced layers cost."""
+    first = runs[0].meta
+    lines = [f"Group {first['group']}: {len(runs)} runs, {first['model']['file']}, {first['labels']['label']}"]
+    heads = ["strategy", "same split", "tok/s", "speedup", "95 %", "verdict", "same VRAM", "speedup", "95 %", "verdict"]
+    for card, group in groupby(group_rows(runs), key=lambda r: r["card"]):
+        body = [_group_row(r) for r in group]
+        lines += ["", card, str(tabulate(body, [*heads, "displaced"], "simple", disable_numparse=True))]
+    lines += [
+        "",
+        "same split: all strategies at the split that the most expensive needs, against `none` in the same run. same VRAM:",
+        "each at the split that its own cost leaves, against `none` at the split that `none` affords; these two lie in",
+        "different runs, minutes apart. displaced: `none` at the strategy's split over `none` at its own.",
+        *(f"{run.meta['labels']['card']}, {run.meta['labels']['arm']}: specdec report {run.folder}" for run in runs),
+        CAPACITY_ONLY,
+    ]
+    return "\n".join(lines)
+
+
+def group_as_json(runs: list[Run]) -> str:
+    """One object: ``group``, ``runs`` (ids) and ``rows`` (docs/cards.md)."""
+    said = {"group": runs[0].meta["group"], "runs": [run.id for run in runs], "rows": group_rows(runs)}
+    return orjson.dumps(said, option=orjson.OPT_INDENT_2).decode()
+
+
+def _group_row(r: Row) -> list[str]:
+    a, b = r["same_split"], r["same_vram"]
+    name = r["strategy"] if r["engine"] == "specdec" else f"{r['strategy']} @server"
+    shown = [name, _named(a["n_cpu_moe"], a["gpu_layers"]), _figure(a["tok_s"], "{:.1f}")]
+    shown += [_figure(a["speedup"]), _interval(a), str(a["verdict"] or a["status"])]
+    shown += [_named(b["n_cpu_moe"], b["gpu_layers"]), _figure(b["speedup"]), _interval(b), str(b["verdict"] or "n/a")]
+    return [*shown, _figure(r["displaced"])]
+
+
+def _figure(value: float | None, form: str = "{:.2f}") -> str:
+    return "n/a" if value is None else form.format(value)
+
+
+def _interval(r: Row) -> str:
+    return "" if r["speedup_low"] is None else f"{r['speedup_low']:.2f}-{r['speedup_high']:.2f}"
+
+
+def _named(n_cpu_moe: int, gpu_layers: int) -> str:
+    parts = [f"-ngl {gpu_layers}"] if gpu_layers >= 0 else []
+    return " ".join([*parts, f"--n-cpu-moe {n_cpu_moe}"] if n_cpu_moe else parts) or "all on the GPU"

@@ -1,0 +1,102 @@
+"""From a run that names cards to runs with a split and a cap each: the two fair arms.
+
+*Same split*: all strategies at the split that the most expensive of them needs. *Same VRAM*: each at the split that its
+own cost leaves. A worker process holds all strategies of a run at once, so one that takes VRAM of its own gets a run of
+its own, `none` beside it; the others share one. The runs of one command carry the same ``group``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from specdec.demo import model_path
+from specdec.errors import SpecdecError
+from specdec.llama.gguf import Header
+from specdec.metrics import BASELINE
+from specdec.registry import Defaults, Registry
+from specdec.spec import ModelOptions, RunSpec
+from specdec.vram.cards import Card
+from specdec.vram.items import Case, itemise
+from specdec.vram.memory import GPU, on, whole_header
+from specdec.vram.overheads import MIB
+from specdec.vram.plan import Fit, fit, same_split
+
+CONTEXT = 8192
+"""Tokens of context that are planned for where the run names none."""
+
+
+def header_of(spec: RunSpec) -> Header:
+    """The target's header, of all its parts."""
+    header = whole_header(model_path(spec.target))
+    if not header.has_trunk:
+        raise SpecdecError(
+            f"{header.path.name} holds an MTP layer alone, not a whole model.", "Give it as --mtp-model."
+        )
+    return header
+
+
+def cases_of(spec: RunSpec, header: Header) -> list[Case]:
+    """The strategies that are named, ``none`` first; where none is, all that the files given allow."""
+    mtp = header.nextn_layers > 0 or bool(spec.mtp_model)
+    named = spec.strategies or ",".join(["mtp"] * mtp + ["draft"] * bool(spec.draft) + ["ngram"])
+    defaults: Defaults = {"draft": {"model": spec.draft}, "mtp": {"model": spec.mtp_model}}
+    planned = Registry(spec.strategy_files).plan(named, defaults)
+    for plan in planned:
+        plan.build().check(header)
+    n_ctx = spec.model.ctx_size or CONTEXT
+    return [Case(p, n_ctx, spec.rollback[0], spec.snapshots) for p in planned]
+
+
+def case_table(spec: RunSpec, header: Header) -> dict[str, list[dict[str, Any]]]:
+    """By strategy, the items that it is expected to take at the run's own split and context."""
+    cases = cases_of(spec, header)
+    return {case.label: [asdict(item) for item in itemise(case, header, spec.model)] for case in cases}
+
+
+def lay_out(spec: RunSpec, cards: list[Card], group: str, say: Callable[[str], None]) -> list[RunSpec]:
+    """The runs that compare the strategies on these cards, both arms of each card.
+
+    What a card cannot hold is left out, and said. Raises ``SpecdecError`` where it cannot hold plain decoding.
+    """
+    header = header_of(spec)
+    cases = cases_of(spec, header)
+    runs = []
+    for card in cards:
+        fits = [fit(case, header, spec.model, card) for case in cases]
+        if not fits[0].fits:
+            raise SpecdecError(f"{header.path.name} does not fit {card.name}.", f"{'; '.join(fits[0].advice)}.")
+        for f in fits:
+            say(f"{card.name}, {f.case.label}: {f.split if f.fits else 'left out, ' + '; '.join(f.advice)}")
+        capped = {"card": card.name, "vram_limit": card.budget // MIB, "group": group}
+        for options, arm, labels in _runs([f for f in fits if f.fits], header):
+            model = options.model_copy(update={"ctx_size": cases[0].n_ctx})
+            named = {"model": model, "arm": arm, "strategies": ",".join(labels)}
+            runs.append(spec.model_copy(update=capped | named))
+    return runs
+
+
+def _runs(fits: list[Fit], header: Header) -> list[tuple[ModelOptions, str, list[str]]]:
+    """(split, arm, strategies beside `none`) of each run on one card."""
+    common = same_split(fits)
+    plain, drafting = fits[0], fits[1:]
+    alone = {f.case.label for f in drafting if _own(f, header)}
+    bundles = [[f] for f in drafting if f.case.label in alone]
+    bundles += [shared] if (shared := [f for f in drafting if f.case.label not in alone]) else []
+    out = []
+    for bundle in bundles:
+        both = all(f.options == common for f in [*bundle, plain])
+        out.append((common, "same split + same VRAM" if both else "same split", [f.case.label for f in bundle]))
+        for options in dict.fromkeys(f.split for f in bundle if not both):
+            own = [f for f in bundle if f.split == options]
+            if own[0].options != common or plain.options != common:
+                out.append((own[0].options, "same VRAM", [f.case.label for f in own]))
+    if not any(arm != "same split" and options == plain.options for options, arm, _ in out):
+        out.append((plain.options, "same VRAM", [BASELINE]))
+    return out
+
+
+def _own(f: Fit, header: Header) -> int:
+    """Bytes of VRAM that the strategy holds as long as it is open."""
+    return on(GPU, f.case.planned.build().expected_memory(header, f.options, f.case.n_ctx))

@@ -1,0 +1,74 @@
+"""What no formula gives, and where each figure comes from. Bytes.
+
+llama.cpp's compute buffer holds the tensors of its largest graph that are alive at the same time. For the layers known
+here its peak is the widest moment of one layer (``widest``), times the tokens computed at once; it agrees with
+llama.cpp's own figure (a CPU build, simulated allocation) within 1 MiB for both shapes of Qwen3.5 at 128, 512 and 1,024
+tokens and contexts of 4,096 to 131,072 (benchmarks/plan.py --simulate). CUDA's own differ somewhat: see ``SCRATCH``.
+"""
+
+from __future__ import annotations
+
+from specdec.llama.gguf import Header
+
+MIB = 2**20
+
+CUDA_CONTEXT = 520 * MIB
+"""What a process pays on a data-centre card before it allocates anything: CUDA's context, kernels, cuBLAS. An upper
+estimate, NOT measured item by item: four totals of the 35B-A3B shape on an H100 (31, 22, 13 and 0 expert layers on the CPU)
+leave 1,710 MiB beside the weights at every split, and this is what the items known do not explain of it."""
+
+SCRATCH = 32 * MIB
+"""ggml-cuda's pool for a pass's temporaries (quantised activations, flash attention's parts): an estimate, not measured."""
+
+SNAPSHOTS = 92 * MIB
+"""What a context with snapshots took beyond the states themselves: 0 to 92 MiB, for 3 and for 8 of them, on an H100
+(35B-A3B shape). The upper end counts."""
+
+_F32 = 4
+
+
+def widest(header: Header) -> int:
+    """Numbers per token that one layer keeps alive at its widest moment.
+
+    A gated-DeltaNet layer: its convolution's input, the same with the state in front, its output, the gate, the residual.
+    An expert layer: the chosen experts' outputs, the same weighted, the shared expert's, the residual. A dense layer: the
+    two halves of its feed-forward, its input, the residual. Attention: queries with their gate, the output, the residual.
+    """
+    width, inner, state = (_largest(header, k) for k in ("embedding_length", "ssm.inner_size", "ssm.state_size"))
+    convolved = inner + 2 * _largest(header, "ssm.group_count") * state
+    used, heads = _largest(header, "expert_used_count"), _largest(header, "attention.head_count")
+    head = _largest(header, "attention.key_length") or (width // heads if heads else 0)
+    moments = [3 * convolved + inner + width] if inner else []
+    moments += [2 * used * width + 2 * width] if used else [2 * _largest(header, "feed_forward_length") + 2 * width]
+    return max([*moments, 3 * heads * head + 2 * width])
+
+
+def compute(header: Header, n_ctx: int, n_ubatch: int, rows: int, flash: bool, snapshots: int = 0) -> int:
+    """The compute buffer of a context, but for copies of weights that lie in RAM.
+
+    Args:
+        n_ubatch: tokens computed at once; rows: rows of logits made room for.
+        flash: whether flash attention runs; else the scores of all heads are kept.
+        snapshots: recurrent states kept for rollback; the widest layer hands them on.
+    """
+    width, heads, head = (
+        _largest(header, k) for k in ("embedding_length", "attention.head_count", "attention.key_length")
+    )
+    mask = n_ubatch * n_ctx * (2 if flash else _F32)
+    layer = n_ubatch * widest(header) * _F32
+    if not flash:
+        attention = 4 * heads * (head or width // max(1, heads)) + 2 * width
+        layer = max(layer, n_ubatch * (n_ctx * heads + attention) * _F32)
+    output = (rows * vocabulary_size(header) + (n_ubatch + 2 * rows) * width) * _F32
+    return max(layer, output) + mask + (SNAPSHOTS if snapshots else 0)
+
+
+def vocabulary_size(header: Header) -> int:
+    """Tokens of the vocabulary, by the embedding's shape."""
+    return next((t.shape[-1] for t in header.tensors if t.name == "token_embd.weight"), 0)
+
+
+def _largest(header: Header, key: str) -> int:
+    """A value of the architecture, the largest where each layer has its own."""
+    value = header.get(key, 0)
+    return max(value) if isinstance(value, list) else int(value)
