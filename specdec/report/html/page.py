@@ -13,9 +13,9 @@ from markupsafe import Markup
 from specdec.metrics import ALL, BASELINE
 from specdec.report.html import sections
 from specdec.report.html.facts import Facts
-from specdec.report.html.pictures import PICTURES, Picture, draw
+from specdec.report.html.pictures import PICTURES, draw
 from specdec.report.html.sections import Table
-from specdec.report.html.style import DARK, LIGHT, inline_svg
+from specdec.report.html.style import DARK, LIGHT, Picture, inline_svg
 from specdec.report.html.verdict import answers
 from specdec.report.tokens import TokenView, find_pieces, view
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from bisect import bisect
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
 
 from specdec.metrics import ENGINE, Arm
 from specdec.profile.compare import PredictionRow
 from specdec.report.html import costs
 from specdec.report.html.facts import Facts, arm_of_row
-from specdec.report.html.style import LIGHT, color, drawing, figure, marker
+from specdec.report.html.memory import frontier, memory
+from specdec.report.html.style import LIGHT, Picture, color, drawing, figure, legend_below, marker, short
 from specdec.types import PHASES
 
 _MOST_POSITIONS = 16
@@ -30,17 +29,6 @@ _TICKS: tuple[tuple[float, ...], ...] = (
 _PHASE_COLORS = {p: color(i) for p, i in zip(PHASES, (2, 5, 0, 3, 4, 6, 8), strict=True)}
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A drawn picture; ``alt`` says the same in words, ``caption`` how to read it."""
-
-    name: str
-    title: str
-    figure: Figure
-    alt: str
-    caption: str
-
-
 def speedup(f: Facts) -> Picture | None:
     """Speedup over plain decoding by workload, with 95 % intervals."""
     groups = [(w, [r for r in f.rows_of(w) if arm_of_row(r) in f.drafting]) for w in f.workloads]
@@ -52,7 +40,7 @@ def speedup(f: Facts) -> Picture | None:
     ax: Axes = drawn.add_subplot()
     at, ticks, said = 0.0, [], []
     for workload, rows in groups:
-        ax.text(0, -at, _short(workload), transform=ax.get_yaxis_transform(), weight="bold", va="center", ha="left")
+        ax.text(0, -at, short(workload), transform=ax.get_yaxis_transform(), weight="bold", va="center", ha="left")
         at += 1
         for r in rows:
             number = f.number(arm_of_row(r))
@@ -68,7 +56,7 @@ def speedup(f: Facts) -> Picture | None:
             at += 1
         at += 0.4
     ax.axvline(1, color=LIGHT["ink"], linewidth=1)
-    ax.set_yticks([t for t, _ in ticks], [_short(n) for _, n in ticks])
+    ax.set_yticks([t for t, _ in ticks], [short(n) for _, n in ticks])
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(-at + 0.4, 0.8)
     ax.spines["left"].set_visible(False)
@@ -99,7 +87,7 @@ def positions(f: Facts) -> Picture | None:
         cut |= len(rates) > _MOST_POSITIONS
         rates = rates[:_MOST_POSITIONS]
         number = f.number(arm)
-        ax.plot(range(1, len(rates) + 1), rates, marker=marker(number), color=color(number), label=_short(f.name(arm)))
+        ax.plot(range(1, len(rates) + 1), rates, marker=marker(number), color=color(number), label=short(f.name(arm)))
         said.append(f"{f.name(arm)}: {', '.join(f'{r:.0%}' for r in rates)}")
     ax.set_ylim(0, 1.03)
     ax.yaxis.set_major_formatter(PercentFormatter(1))
@@ -107,7 +95,7 @@ def positions(f: Facts) -> Picture | None:
     ax.grid(axis="y")
     ax.set_xlabel("position in the draft")
     ax.set_ylabel("accepted / proposed there")
-    _legend_below(drawn, ax)
+    legend_below(drawn, ax)
     more = f" The first {_MOST_POSITIONS} positions." if cut else ""
     return Picture(
         "positions",
@@ -136,7 +124,7 @@ def lengths(f: Facts) -> Picture | None:
         ax.bar(range(len(shares)), shares, color=color(f.number(arm)), width=0.75)
         labels = [f"{i}+" if i == _MOST_LENGTHS else str(i) for i in range(len(shares))]
         ax.set_xticks(range(len(shares)), labels)
-        ax.set_title(_short(f.name(arm), 24))
+        ax.set_title(short(f.name(arm), 24))
         ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         ax.grid(axis="y")
         said.append(f"{f.name(arm)}: " + ", ".join(f"{n}: {s:.0%}" for n, s in zip(labels, shares, strict=True)))
@@ -172,12 +160,12 @@ def phases(f: Facts) -> Picture | None:
             edgecolor=LIGHT["ground"], linewidth=0.6,
         )  # fmt: skip
         left += widths
-    ax.set_yticks(range(len(arms)), [_short(f.name(a)) for a in arms])
+    ax.set_yticks(range(len(arms)), [short(f.name(a)) for a in arms])
     ax.invert_yaxis()
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="x")
     ax.set_xlabel("milliseconds for each generated token")
-    _legend_below(drawn, ax)
+    legend_below(drawn, ax)
     said = "; ".join(
         f"{f.name(a)}: {sum(v.values()):.3g} ms, of it " + ", ".join(f"{_phase(p)} {v[p]:.2g}" for p in used if v[p])
         for a, v in split.items()
@@ -192,82 +180,6 @@ def phases(f: Facts) -> Picture | None:
     )
 
 
-def memory(f: Facts) -> Picture | None:
-    """What each strategy holds beyond plain decoding, by item."""
-    arms = [a for a in f.drafting if f.memory.get(a)]
-    if not arms:
-        return None
-    held: dict[str, dict[Arm, float]] = {}
-    for arm in arms:
-        for item in f.memory[arm]:
-            label = f"{item['kind']} ({item['device']})"
-            held.setdefault(label, {}).setdefault(arm, 0.0)
-            held[label][arm] += item["bytes"] / 2**20
-    drawn = figure(1.0 + 0.32 * len(arms) + 0.2 * -(-len(held) // 2))
-    ax = drawn.add_subplot()
-    left = np.zeros(len(arms))
-    for i, (label, by) in enumerate(sorted(held.items(), key=lambda kv: -sum(kv[1].values()))):
-        widths = np.array([by.get(a, 0.0) for a in arms])
-        ax.barh(
-            range(len(arms)), widths, left=left, height=0.66, label=label, color=color(1 + i % 8),
-            edgecolor=LIGHT["ground"], linewidth=0.6,
-        )  # fmt: skip
-        left += widths
-    ax.set_yticks(range(len(arms)), [_short(f.name(a)) for a in arms])
-    ax.invert_yaxis()
-    ax.tick_params(axis="y", length=0)
-    ax.grid(axis="x")
-    ax.set_xlabel("MiB beyond plain decoding")
-    _legend_below(drawn, ax, 2)
-    said = "; ".join(f"{f.name(a)}: {total:.1f} MiB" for a, total in zip(arms, left, strict=True))
-    return Picture(
-        "memory",
-        "Memory by item",
-        drawn,
-        f"Memory held beyond plain decoding. {said}.",
-        "The generation that held most, by what it held and where. Strategies without a bar hold nothing there.",
-    )
-
-
-def frontier(f: Facts) -> Picture | None:
-    """Speed against the memory that a strategy takes."""
-    points = [
-        (f.total[a]["memory_bytes"] / 2**20, f.total[a]["tok_s"], a)
-        for a in f.shown
-        if f.total[a]["memory_bytes"] is not None and f.total[a]["tok_s"]
-    ]
-    if len({p[0] for p in points}) < 2:
-        return None
-    drawn = figure(3.0)
-    ax = drawn.add_subplot()
-    best = 0.0
-    line: list[tuple[float, float]] = []
-    for mib, tok_s, _ in sorted(points, key=lambda p: (p[0], -p[1])):
-        if tok_s > best:
-            line += [(mib, best), (mib, tok_s)] if line else [(mib, tok_s)]
-            best = tok_s
-    line.append((max(p[0] for p in points), best))
-    ax.plot(*zip(*line, strict=True), color=LIGHT["line"], linewidth=2.5, zorder=1)
-    for mib, tok_s, arm in points:
-        number = f.number(arm)
-        ax.plot(mib, tok_s, marker(number), color=color(number), markersize=7.5, label=_short(f.name(arm)))
-    ax.set_ylim(0, 1.08 * max(p[1] for p in points))
-    ax.grid()
-    where = "RAM" if f.run.meta["labels"]["card"] == "CPU" else "memory"
-    ax.set_xlabel(f"MiB of {where} beyond plain decoding")
-    ax.set_ylabel("tok/s, all workloads")
-    _legend_below(drawn, ax)
-    return Picture(
-        "frontier",
-        "Speed against memory",
-        drawn,
-        "Speed and memory beyond plain decoding. "
-        + "; ".join(f"{f.name(a)}: {tok_s:.4g} tok/s, {mib:.1f} MiB" for mib, tok_s, a in points)
-        + ".",
-        f"The line joins what no other beats at its memory or less. Arm: {f.run.meta['labels']['arm']}.",
-    )
-
-
 def prediction(f: Facts) -> Picture | None:
     """Predicted beside observed speed."""
     known = [r for r in f.predictions if r.predicted and r.observed and arm_of_prediction(r) in f.shown]
@@ -279,7 +191,7 @@ def prediction(f: Facts) -> Picture | None:
     for r in known:
         arm = arm_of_prediction(r)
         number = f.number(arm)
-        label = None if arm in seen else _short(f.name(arm))
+        label = None if arm in seen else short(f.name(arm))
         seen.add(arm)
         ax.plot([r.observed or 0.0], [r.predicted or 0.0], marker(number), color=color(number), label=label)
     values = [v for r in known for v in (r.observed, r.predicted) if v]
@@ -289,7 +201,7 @@ def prediction(f: Facts) -> Picture | None:
     ax.set_xlabel("observed tok/s")
     ax.set_ylabel("predicted tok/s")
     ax.grid()
-    _legend_below(drawn, ax)
+    legend_below(drawn, ax)
     near = sum(not r.flagged for r in known)
     return Picture(
         "prediction",
@@ -359,16 +271,6 @@ def _ratio_axis(ax: Axes, values: list[float], intervals: list[float | None]) ->
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.tick_params(axis="x", which="minor", length=0)
     ax.grid(axis="x")
-
-
-def _legend_below(drawn: Figure, ax: Axes, columns: int = 3) -> None:
-    handles, labels = ax.get_legend_handles_labels()
-    columns = min(columns, len(labels), 2 if max(map(len, labels), default=0) > 16 else columns)
-    drawn.legend(handles, labels, loc="outside lower center", ncols=max(1, columns), handlelength=1.6)
-
-
-def _short(name: str, most: int = 30) -> str:
-    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def _phase(name: str) -> str:

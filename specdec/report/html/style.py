@@ -10,9 +10,11 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 LIGHT = {
@@ -41,6 +43,17 @@ _RC: dict[Any, Any] = {
     "legend.frameon": False, "legend.fontsize": 9, "axes.titlesize": 10, "axes.titlelocation": "left",
     "lines.linewidth": 1.6, "lines.markersize": 5.5,
 }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A drawn picture; ``alt`` says the same in words, ``caption`` how to read it."""
+
+    name: str
+    title: str
+    figure: Figure
+    alt: str
+    caption: str
 
 
 def color(number: int) -> str:
@@ -95,3 +108,15 @@ def inline_svg(drawn: Figure, name: str) -> str:
     for key, value in LIGHT.items():
         svg = svg.replace(value, f"var(--{key})")
     return svg.strip()
+
+
+def legend_below(drawn: Figure, ax: Axes, columns: int = 3) -> None:
+    """The legend under everything, in as many columns as fit."""
+    handles, labels = ax.get_legend_handles_labels()
+    columns = min(columns, len(labels), 2 if max(map(len, labels), default=0) > 16 else columns)
+    drawn.legend(handles, labels, loc="outside lower center", ncols=max(1, columns), handlelength=1.6)
+
+
+def short(name: str, most: int = 30) -> str:
+    """A name that fits."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"

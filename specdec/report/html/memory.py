@@ -1,0 +1,85 @@
+"""Pictures of what a strategy holds, and of what that buys."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from specdec.metrics import Arm
+from specdec.report.html.facts import Facts
+from specdec.report.html.style import LIGHT, Picture, color, figure, legend_below, marker, short
+
+
+def memory(f: Facts) -> Picture | None:
+    """What each strategy holds beyond plain decoding, by item."""
+    arms = [a for a in f.drafting if f.memory.get(a)]
+    if not arms:
+        return None
+    held: dict[str, dict[Arm, float]] = {}
+    for arm in arms:
+        for item in f.memory[arm]:
+            label = f"{item['kind']} ({item['device']})"
+            held.setdefault(label, {}).setdefault(arm, 0.0)
+            held[label][arm] += item["bytes"] / 2**20
+    drawn = figure(1.0 + 0.32 * len(arms) + 0.2 * -(-len(held) // 2))
+    ax = drawn.add_subplot()
+    left = np.zeros(len(arms))
+    for i, (label, by) in enumerate(sorted(held.items(), key=lambda kv: -sum(kv[1].values()))):
+        widths = np.array([by.get(a, 0.0) for a in arms])
+        ax.barh(
+            range(len(arms)), widths, left=left, height=0.66, label=label, color=color(1 + i % 8),
+            edgecolor=LIGHT["ground"], linewidth=0.6,
+        )  # fmt: skip
+        left += widths
+    ax.set_yticks(range(len(arms)), [short(f.name(a)) for a in arms])
+    ax.invert_yaxis()
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="x")
+    ax.set_xlabel("MiB beyond plain decoding")
+    legend_below(drawn, ax, 2)
+    said = "; ".join(f"{f.name(a)}: {total:.1f} MiB" for a, total in zip(arms, left, strict=True))
+    return Picture(
+        "memory",
+        "Memory by item",
+        drawn,
+        f"Memory held beyond plain decoding. {said}.",
+        "The generation that held most, by what it held and where. Strategies without a bar hold nothing there.",
+    )
+
+
+def frontier(f: Facts) -> Picture | None:
+    """Speed against the memory that a strategy takes."""
+    points = [
+        (f.total[a]["memory_bytes"] / 2**20, f.total[a]["tok_s"], a)
+        for a in f.shown
+        if f.total[a]["memory_bytes"] is not None and f.total[a]["tok_s"]
+    ]
+    if len({p[0] for p in points}) < 2:
+        return None
+    drawn = figure(3.0)
+    ax = drawn.add_subplot()
+    best = 0.0
+    line: list[tuple[float, float]] = []
+    for mib, tok_s, _ in sorted(points, key=lambda p: (p[0], -p[1])):
+        if tok_s > best:
+            line += [(mib, best), (mib, tok_s)] if line else [(mib, tok_s)]
+            best = tok_s
+    line.append((max(p[0] for p in points), best))
+    ax.plot(*zip(*line, strict=True), color=LIGHT["line"], linewidth=2.5, zorder=1)
+    for mib, tok_s, arm in points:
+        number = f.number(arm)
+        ax.plot(mib, tok_s, marker(number), color=color(number), markersize=7.5, label=short(f.name(arm)))
+    ax.set_ylim(0, 1.08 * max(p[1] for p in points))
+    ax.grid()
+    where = "RAM" if f.run.meta["labels"]["card"] == "CPU" else "memory"
+    ax.set_xlabel(f"MiB of {where} beyond plain decoding")
+    ax.set_ylabel("tok/s, all workloads")
+    legend_below(drawn, ax)
+    return Picture(
+        "frontier",
+        "Speed against memory",
+        drawn,
+        "Speed and memory beyond plain decoding. "
+        + "; ".join(f"{f.name(a)}: {tok_s:.4g} tok/s, {mib:.1f} MiB" for mib, tok_s, a in points)
+        + ".",
+        f"The line joins what no other beats at its memory or less. Arm: {f.run.meta['labels']['arm']}.",
+    )
