@@ -38,6 +38,8 @@ def _card_rows(card: str, runs: list[Run]) -> list[Row]:
         own = next((run for run in runs if SAME_VRAM in run.meta["labels"]["arm"] and _samples(run, key)), home)
         plain_key = row["engine"], BASELINE, "auto"
         plain = min((r for r in runs if _samples(r, plain_key)), key=lambda r: _order(r), default=None)
+        if plain and _order(own) == _order(plain):
+            plain = own  # the same split: then the `none` that alternated with it
         base = _samples(plain, plain_key) if plain else []
         ratio = _ratio(_samples(own, key), base)
         ratios.append(ratio)

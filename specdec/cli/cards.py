@@ -12,7 +12,8 @@ import typer
 from specdec.errors import SpecdecError
 
 if TYPE_CHECKING:
-    from specdec.spec import RunSpec
+    from specdec.profile.spec import ProfileSpec
+    from specdec.spec import ModelOptions, RunSpec
 
 
 def compare_cards(spec: RunSpec, cards: str, reserve: int, results: Path, dry_run: bool, json: bool) -> None:
@@ -46,14 +47,37 @@ def compare_cards(spec: RunSpec, cards: str, reserve: int, results: Path, dry_ru
         raise typer.Exit(1)
 
 
-def _refuse(spec: RunSpec) -> None:
-    """What a planned split contradicts."""
-    model = spec.model
+def profile_on(spec: ProfileSpec, cards: str, reserve: int) -> ProfileSpec:
+    """The profile at the split that the card allows with the most expensive of its strategies, capped."""
+    from specdec.spec import make_spec
+    from specdec.vram.arms import CONTEXT, common_split
+    from specdec.vram.cards import parse_cards
+    from specdec.vram.overheads import MIB
+
+    _refuse_split(spec.model)
+    found = parse_cards(cards, reserve)
+    if len(found) > 1 or spec.vram_limit:
+        raise SpecdecError("--card: a profile is of one card.", "Take one for each; leave --vram-limit out.")
+    depths = -(-(max(spec.depths) + 512) // 256) * 256 if spec.depths else CONTEXT
+    model = spec.model.model_copy(update={"ctx_size": spec.model.ctx_size or depths})
+    taken = ("target", "strategies", "strategy_files", "draft", "mtp_model")
+    run = make_spec(model=model.model_dump(), **{name: getattr(spec, name) for name in taken})
+    split = common_split(run, found[0], spec.n_max)
+    return spec.model_copy(update={"model": split, "card": found[0].name, "vram_limit": found[0].budget // MIB})
+
+
+def _refuse_split(model: ModelOptions) -> None:
+    """Options that a planned split contradicts."""
     if model.n_cpu_moe or model.gpu_layers >= 0 or model.override_tensor:
         raise SpecdecError(
             "--card plans the split: --gpu-layers, --n-cpu-moe and --override-tensor contradict it.",
             "For a split of your own under a cap, use --vram-limit.",
         )
+
+
+def _refuse(spec: RunSpec) -> None:
+    """What a planned comparison contradicts."""
+    _refuse_split(spec.model)
     if spec.vram_limit:
         raise SpecdecError("--card and --vram-limit exclude each other.", "--card sets the limit.")
     if spec.quick:

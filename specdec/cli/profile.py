@@ -58,6 +58,12 @@ def profile(
     no_op_offload: o.NoOpOffload = False,
     main_gpu: o.MainGpu = -1,
     device: o.Device = "",
+    card: Annotated[
+        str,
+        typer.Option("--card", help="Emulate a card of this size, as 8GB: the split is planned, the rest held back."),
+    ] = "",
+    vram_limit: o.VramLimit = 0,
+    reserve: o.Reserve = 512,
 ) -> None:
     """Measure what a step costs here: the verify cost curve, drafting, rolling back, sampling, prompts."""
     from specdec import store
@@ -81,6 +87,7 @@ def profile(
         "threads": _numbers("--threads", threads) or (0,),
         "experts": experts,
         "seed": seed,
+        "vram_limit": vram_limit,
         "sampling": {"sampling": sampling, "temp": temp, "top_k": top_k, "top_p": top_p, "min_p": min_p},
         "model": {
             "gpu_layers": gpu_layers,
@@ -102,6 +109,10 @@ def profile(
     if lengths:
         values["passes"] = _numbers("--lengths", lengths)
     spec = check(ProfileSpec, "profile", values)
+    if card:
+        from specdec.cli.cards import profile_on
+
+        spec = profile_on(spec, card, reserve)
     with watched() as observer:
         folder = take_profile(spec, results, observer.announce)
     run = store.read_run(folder)

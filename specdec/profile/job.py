@@ -20,7 +20,8 @@ from specdec.profile import plan
 from specdec.profile.plan import Setting
 from specdec.profile.spec import ProfileSpec
 from specdec.registry import Planned, Registry
-from specdec.rollback import snapshots_short_of
+from specdec.rollback import SNAPSHOT_RESERVE, snapshots_short_of
+from specdec.runner.cap import Cap, hold_cap
 from specdec.types import MemoryItem, Sampling, TokenArray
 from specdec.workloads import load_prompts
 
@@ -41,6 +42,12 @@ class Job:
     n_ctx: int
     seconds: float
     card: str
+    cap: Cap
+
+    def close(self) -> None:
+        """Free the weights, then what is held of the GPU."""
+        self.model.close()
+        self.cap.close()
 
 
 def prepare(spec: ProfileSpec, say: Say) -> Job:
@@ -53,16 +60,22 @@ def prepare(spec: ProfileSpec, say: Say) -> Job:
         probe.check(header)
     say(f"Loading {path.name} ({header.file_bytes / 1e9:.2f} GB)")
     options = spec.model.model_copy(update={"threads": spec.threads[0]})
-    model = LlamaModel(path, options, mtp=any("mtp_layer" in p.needs for p in probes))
+    cap = hold_cap(spec, True, say)
+    try:
+        model = LlamaModel(path, options, mtp=any("mtp_layer" in p.needs for p in probes))
+    except BaseException:
+        cap.close()
+        raise
     try:
         say(f"Loaded in {model.load_s:.1f} s: {model.description}")
-        return _job(spec, model, planned, say)
+        return _job(spec, model, planned, cap, say)
     except BaseException:
         model.close()
+        cap.close()
         raise
 
 
-def _job(spec: ProfileSpec, model: LlamaModel, planned: list[Planned], say: Say) -> Job:
+def _job(spec: ProfileSpec, model: LlamaModel, planned: list[Planned], cap: Cap, say: Say) -> Job:
     if spec.experts and not int(model.header.get("expert_count", 0)):
         raise SpecdecError("--experts: this model has no experts to count.", "Leave --experts out.")
     threads = [t or model.threads for t in spec.threads]
@@ -70,7 +83,8 @@ def _job(spec: ProfileSpec, model: LlamaModel, planned: list[Planned], say: Say)
     passes = {*spec.passes, *(s.longest + 1 for s in drafting)}  # the curve reaches as far as any draft
     settings = plan.text_settings(model.recurrent, passes, threads) + drafting
     t1, per_prompt_token, buffers = _first_look(model)
-    settings = [s for s in settings if _affordable(s, buffers, say)]
+    reserve = 0 if spec.vram_limit else SNAPSHOT_RESERVE  # a cap has taken its reserve off already
+    settings = [s for s in settings if _affordable(s, buffers, reserve, say)]
     limit = spec.model.ctx_size or int(model.header.get("context_length", 0))
     depths = spec.depths or plan.default_depths(limit, per_prompt_token, len(settings))
     longest = max(s.longest for s in settings)
@@ -86,14 +100,14 @@ def _job(spec: ProfileSpec, model: LlamaModel, planned: list[Planned], say: Say)
     seconds = plan.seconds(settings, depths, spec.repeats, settle, t1, per_prompt_token)
     sampling = spec.sampling.resolve(model.recommended_sampling, spec.seed)
     text = _text(model, n_ctx)
-    card = " + ".join(gpu_names()) if on_gpu else "CPU"
-    return Job(spec, model, sampling, settings, tuple(depths), settle, text, n_ctx, seconds, card)
+    card = cap.label(" + ".join(gpu_names()) if on_gpu else "CPU")
+    return Job(spec, model, sampling, settings, tuple(depths), settle, text, n_ctx, seconds, card, cap)
 
 
-def _affordable(setting: Setting, buffers: list[MemoryItem], say: Say) -> bool:
+def _affordable(setting: Setting, buffers: list[MemoryItem], reserve: int, say: Say) -> bool:
     """Whether the snapshots fit beside the model; in a run ``auto`` would take checkpoints instead."""
     states = [item for item in buffers if item.kind == "recurrent"]
-    short = snapshots_short_of(setting.snapshots, states, free_bytes())
+    short = snapshots_short_of(setting.snapshots, states, free_bytes(), reserve)
     if short:
         say(f"warning: {setting_name(setting)} is left out: {short}")
     return not short

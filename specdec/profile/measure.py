@@ -47,7 +47,7 @@ def take_profile(spec: ProfileSpec, results: Path, say: Say) -> Path:
             writer.finish()
             return writer.folder
     finally:
-        job.model.close()
+        job.close()
 
 
 def measure(job: Job, setting: Setting, sweep: int) -> Iterator[Sample]:

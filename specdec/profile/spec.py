@@ -24,6 +24,8 @@ class ProfileSpec(Checked):
     threads: tuple[int, ...] = (0,)
     experts: bool = False
     seed: int = Field(0, ge=0)
+    card: str = ""
+    vram_limit: int = Field(0, ge=0)
     sampling: SamplingOptions = SamplingOptions()
     model: ModelOptions = ModelOptions()
 

@@ -148,8 +148,8 @@ def group_as_text(runs: list[Run]) -> str:
     lines += [
         "",
         "same split: all strategies at the split that the most expensive needs, against `none` in the same run. same VRAM:",
-        "each at the split that its own cost leaves, against `none` at the split that `none` affords; these two lie in",
-        "different runs, minutes apart. displaced: `none` at the strategy's split over `none` at its own.",
+        "each at the split that its own cost leaves, against `none` at the split that `none` affords; where these differ",
+        "they lie in different runs, minutes apart. displaced: `none` at the strategy's split over `none` at its own.",
         *(f"{run.meta['labels']['card']}, {run.meta['labels']['arm']}: specdec report {run.folder}" for run in runs),
         CAPACITY_ONLY,
     ]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from specdec.llama.ballast import Ballast, hold
 from specdec.llama.gguf import Header
-from specdec.spec import RunSpec
+from specdec.spec import ModelOptions, RunSpec
 from specdec.vram.arms import case_table
 from specdec.vram.cards import capped_name
 from specdec.vram.overheads import CUDA_CONTEXT, MIB
@@ -32,7 +32,23 @@ class Cap:
             self.ballast.close()
 
 
-def hold_cap(spec: RunSpec, in_process: bool, say: Callable[[str], None]) -> Cap:
+class Capped(Protocol):
+    """What a cap is read from: a run, a profile."""
+
+    @property
+    def card(self) -> str:
+        """The emulated card, in words; empty for none."""
+
+    @property
+    def vram_limit(self) -> int:
+        """MiB that may be used; 0: no cap."""
+
+    @property
+    def model(self) -> ModelOptions:
+        """Which GPU."""
+
+
+def hold_cap(spec: Capped, in_process: bool, say: Callable[[str], None]) -> Cap:
     """Take the ballast that the run asks for, before anything is loaded.
 
     Args:

@@ -17,6 +17,7 @@ from specdec.llama.gguf import Header
 from specdec.metrics import BASELINE
 from specdec.registry import Defaults, Registry
 from specdec.spec import ModelOptions, RunSpec
+from specdec.syntax import Value
 from specdec.vram.cards import Card
 from specdec.vram.items import Case, itemise
 from specdec.vram.memory import GPU, on, whole_header
@@ -37,11 +38,15 @@ def header_of(spec: RunSpec) -> Header:
     return header
 
 
-def cases_of(spec: RunSpec, header: Header) -> list[Case]:
-    """The strategies that are named, ``none`` first; where none is, all that the files given allow."""
+def cases_of(spec: RunSpec, header: Header, n_max: int | None = None) -> list[Case]:
+    """The strategies that are named, ``none`` first; where none is, all that the files given allow.
+
+    ``n_max`` is the longest draft of mtp and draft where they do not name one; None: their own default.
+    """
     mtp = header.nextn_layers > 0 or bool(spec.mtp_model)
     named = spec.strategies or ",".join(["mtp"] * mtp + ["draft"] * bool(spec.draft) + ["ngram"])
-    defaults: Defaults = {"draft": {"model": spec.draft}, "mtp": {"model": spec.mtp_model}}
+    longest: dict[str, Value] = {} if n_max is None else {"n_max": n_max}
+    defaults: Defaults = {"draft": {"model": spec.draft, **longest}, "mtp": {"model": spec.mtp_model, **longest}}
     planned = Registry(spec.strategy_files).plan(named, defaults)
     for plan in planned:
         plan.build().check(header)
@@ -75,6 +80,16 @@ def lay_out(spec: RunSpec, cards: list[Card], group: str, say: Callable[[str], N
             named = {"model": model, "arm": arm, "strategies": ",".join(labels)}
             runs.append(spec.model_copy(update=capped | named))
     return runs
+
+
+def common_split(spec: RunSpec, card: Card, n_max: int | None = None) -> ModelOptions:
+    """The split at which the card holds the most expensive of the strategies (``n_max`` as in ``cases_of``)."""
+    header = header_of(spec)
+    fits = [fit(case, header, spec.model, card) for case in cases_of(spec, header, n_max)]
+    missing = next((f for f in fits if not f.fits), None)
+    if missing is not None:
+        raise SpecdecError(f"{missing.case.label} does not fit {card.name}.", f"{'; '.join(missing.advice)}.")
+    return same_split(fits)
 
 
 def _runs(fits: list[Fit], header: Header) -> list[tuple[ModelOptions, str, list[str]]]:
