@@ -2,8 +2,9 @@
 
 llama.cpp's compute buffer holds the tensors of its largest graph that are alive at the same time. For the layers known
 here its peak is the widest moment of one layer (``widest``), times the tokens computed at once; it agrees with
-llama.cpp's own figure (a CPU build, simulated allocation) within 3 % or 1 MiB for both shapes of Qwen3.5 at 128, 512 and 1,024
-tokens and contexts of 4,096 to 131,072 (tests/test_vram.py holds the figures). CUDA's own differ somewhat: see ``SCRATCH``.
+llama.cpp's own figure (a CPU build, simulated allocation) within 3 % or 1 MiB for both shapes of Qwen3.5 at
+128, 512 and 1,024 tokens and contexts of 4,096 to 131,072 (tests/test_vram.py holds the figures). CUDA's own differ
+somewhat: see ``SCRATCH``.
 """
 
 from __future__ import annotations
