@@ -22,7 +22,7 @@ from specdec.report.html.style import DARK, LIGHT
 from specdec.report.html.verdict import answers
 from specdec.store import Run, read_run
 
-REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference" / "20261122-054027-843b"
+REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference" / "20261122-085546-4561"
 VOID = {"meta", "link", "br", "hr", "img", "input", "path", "use", "rect"}
 HOSTILE = "</pre><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }} $\\frac{1}{0}$"
 

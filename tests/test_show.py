@@ -23,7 +23,7 @@ from specdec.report import tokens
 from specdec.report.html import write
 from specdec.store import Run, read_run
 
-REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference" / "20261122-054027-843b"
+REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference" / "20261122-085546-4561"
 
 
 class Letters(Pieces):

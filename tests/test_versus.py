@@ -17,7 +17,7 @@ from specdec.report import versus as report
 from specdec.store import Run, Sample, read_run
 from specdec.versus import Versus, versus
 
-REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference" / "20261122-054027-843b"
+REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference" / "20261122-085546-4561"
 
 
 @pytest.fixture(scope="module")
@@ -168,13 +168,13 @@ class TestCommand:
         (b / "samples.jsonl").write_bytes(b"".join(orjson.dumps(s) + b"\n" for s in changed(run, 1.1).samples))
         code, text = self.call(str(REFERENCE), str(b))
         assert code == 0
-        assert "Run B b over run A 20261122-054027-843b" in text
+        assert "Run B b over run A 20261122-085546-4561" in text
         code, text = self.call(str(REFERENCE), str(b), "--format", "markdown")
         assert "| workload" in text
         code, text = self.call(str(REFERENCE), str(b), "--format", "json")
         got = json.loads(text)
         assert got["rows"][-1]["ratio"] == pytest.approx(1.1)
-        assert got["a"] == "20261122-054027-843b"
+        assert got["a"] == "20261122-085546-4561"
 
     def test_one_run_as_markdown(self) -> None:
         assert self.call(str(REFERENCE), "-f", "markdown") == self.call(str(REFERENCE), "-f", "md")
