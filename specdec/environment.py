@@ -12,9 +12,11 @@ from typing import Any
 
 import psutil
 
-from specdec.llama.gguf import Header
+from specdec.demo import model_path
+from specdec.llama.gguf import Header, read_header
 from specdec.monitor import system
 from specdec.monitor.nvml import Nvml
+from specdec.registry import Planned
 
 _PACKAGES = ("specdec", "llama-cpp-python", "numpy")
 
@@ -50,6 +52,20 @@ def describe_model(header: Header) -> dict[str, Any]:
         "layers": header.get("block_count"),
         "experts": header.get("expert_count"),
         "mtp_layers": header.nextn_layers,
+    }
+
+
+def describe_strategy(planned: Planned) -> dict[str, Any]:
+    """What names a strategy in run.json: options, the model and the file that it comes from, those nested in it."""
+    model = dict(planned.call.options).get("model")
+    return {
+        "model": describe_model(read_header(model_path(str(model)))) if model else None,
+        "nested": [describe_strategy(child) for child in planned.children],
+        "label": planned.label,
+        "name": planned.found.cls.name,
+        "options": planned.resolved,
+        "origin": planned.found.origin.split(" (")[0],
+        "file_sha256": planned.found.file_sha256,
     }
 
 

@@ -12,9 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from specdec.demo import model_path
-from specdec.environment import describe_machine, describe_model
-from specdec.llama.gguf import read_header
+from specdec.environment import describe_machine, describe_model, describe_strategy
 from specdec.llama.model import LlamaModel
 from specdec.llama.target import LlamaTarget
 from specdec.profile import plan
@@ -23,7 +21,6 @@ from specdec.profile.job import Job, Say, prepare, setting_name
 from specdec.profile.plan import SWEEPS, Setting
 from specdec.profile.spec import ProfileSpec
 from specdec.profile.stage import Script, Scripted
-from specdec.registry import Planned
 from specdec.rollback import SNAPSHOT_LIMIT
 from specdec.store import RunWriter, Sample, create
 from specdec.strategy import Services
@@ -154,7 +151,7 @@ def _meta(job: Job) -> dict[str, Any]:
         "spec": spec.model_dump(mode="json"),
         "given": spec.model_dump(mode="json", exclude_defaults=True),
         "labels": {"engine": "specdec", "label": "real", "card": job.card, "sampling": job.sampling.label},
-        "strategies": [_describe(p) for p in planned],
+        "strategies": [describe_strategy(p) for p in planned],
         "model": describe_model(model.header) | {"description": model.description, **_experts(model)},
         "context": {"n_ctx": job.n_ctx, "threads": job.settings[0].threads, "recurrent": model.recurrent},
         "snapshot_limit": SNAPSHOT_LIMIT,
@@ -162,18 +159,6 @@ def _meta(job: Job) -> dict[str, Any]:
         "settle": job.settle,
         "sampling": asdict(job.sampling),
         "environment": describe_machine(),
-    }
-
-
-def _describe(planned: Planned) -> dict[str, Any]:
-    """As a comparison describes its strategies (docs/results.md)."""
-    model = dict(planned.call.options).get("model")
-    return {
-        "model": describe_model(read_header(model_path(str(model)))) if model else None,
-        "label": planned.label,
-        "name": planned.found.cls.name,
-        "options": planned.resolved,
-        "file_sha256": planned.found.file_sha256,
     }
 
 

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from specdec.arms import Arm
-from specdec.demo import model_path
-from specdec.environment import describe_machine, describe_model
-from specdec.llama.gguf import Header, read_header
-from specdec.registry import Planned
+from specdec.environment import describe_machine, describe_model, describe_strategy
+from specdec.llama.gguf import Header
 from specdec.runner.cap import describe_cap
 from specdec.runner.checks import check_headers, plan_strategies, unused_options
 from specdec.runner.limits import free_memory, room_for_another
@@ -98,7 +96,7 @@ def describe(plan: Plan) -> dict[str, Any]:
             "ignore_eos": spec.ignore_eos,
             "carry_state": spec.carry_state,
         },
-        "strategies": [_strategy(p) for p in dict.fromkeys(a.planned for a in plan.arms)],
+        "strategies": [describe_strategy(p) for p in dict.fromkeys(a.planned for a in plan.arms)],
         "arms": [
             {"engine": a.engine, "strategy": a.planned.label, "rollback": a.rollback, "snapshots": a.snapshots}
             for a in plan.arms
@@ -116,19 +114,6 @@ def describe(plan: Plan) -> dict[str, Any]:
         "limits": {"cell_timeout_s": spec.cell_timeout or "automatic", "ram_bytes": plan.supervisor.ram_limit},
         "environment": describe_machine(),
         "cells": len(plan.cells),
-    }
-
-
-def _strategy(planned: Planned) -> dict[str, Any]:
-    model = dict(planned.call.options).get("model")
-    return {
-        "model": describe_model(read_header(model_path(str(model)))) if model else None,
-        "nested": [_strategy(child) for child in planned.children],
-        "label": planned.label,
-        "name": planned.found.cls.name,
-        "options": planned.resolved,
-        "origin": planned.found.origin.split(" (")[0],
-        "file_sha256": planned.found.file_sha256,
     }
 
 

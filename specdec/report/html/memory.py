@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from specdec.metrics import Arm
 from specdec.report.html.facts import Facts
-from specdec.report.html.style import LIGHT, Picture, color, figure, legend_below, marker, short
+from specdec.report.html.style import LIGHT, Picture, color, figure, legend_below, marker, short, stacked_bars
 
 
 def memory(f: Facts) -> Picture | None:
@@ -22,18 +20,9 @@ def memory(f: Facts) -> Picture | None:
             held[label][arm] += item["bytes"] / 2**20
     drawn = figure(1.0 + 0.32 * len(arms) + 0.2 * -(-len(held) // 2))
     ax = drawn.add_subplot()
-    left = np.zeros(len(arms))
-    for i, (label, by) in enumerate(sorted(held.items(), key=lambda kv: -sum(kv[1].values()))):
-        widths = np.array([by.get(a, 0.0) for a in arms])
-        ax.barh(
-            range(len(arms)), widths, left=left, height=0.66, label=label, color=color(1 + i % 8),
-            edgecolor=LIGHT["ground"], linewidth=0.6,
-        )  # fmt: skip
-        left += widths
-    ax.set_yticks(range(len(arms)), [short(f.name(a)) for a in arms])
-    ax.invert_yaxis()
-    ax.tick_params(axis="y", length=0)
-    ax.grid(axis="x")
+    largest = sorted(held.items(), key=lambda kv: -sum(kv[1].values()))
+    parts = [(k, [by.get(a, 0.0) for a in arms], color(1 + i % 8)) for i, (k, by) in enumerate(largest)]
+    left = stacked_bars(ax, [f.name(a) for a in arms], parts)
     ax.set_xlabel("MiB beyond plain decoding")
     legend_below(drawn, ax, 2)
     said = "; ".join(f"{f.name(a)}: {total:.1f} MiB" for a, total in zip(arms, left, strict=True))

@@ -14,7 +14,7 @@ from specdec.profile.compare import PredictionRow
 from specdec.report.html import costs
 from specdec.report.html.facts import Facts, arm_of_row
 from specdec.report.html.memory import frontier, memory
-from specdec.report.html.style import LIGHT, Picture, color, drawing, figure, legend_below, marker, short
+from specdec.report.html.style import LIGHT, Picture, color, drawing, figure, legend_below, marker, short, stacked_bars
 from specdec.types import PHASES
 
 _MOST_POSITIONS = 16
@@ -152,18 +152,8 @@ def phases(f: Facts) -> Picture | None:
     used = [p for p in ("verify", *(p for p in PHASES if p != "verify")) if any(v[p] for v in split.values())]
     drawn = figure(1.15 + 0.32 * len(arms))
     ax = drawn.add_subplot()
-    left = np.zeros(len(arms))
-    for p in used:
-        widths = np.array([split[a][p] for a in arms])
-        ax.barh(
-            range(len(arms)), widths, left=left, height=0.66, label=_phase(p), color=_PHASE_COLORS[p],
-            edgecolor=LIGHT["ground"], linewidth=0.6,
-        )  # fmt: skip
-        left += widths
-    ax.set_yticks(range(len(arms)), [short(f.name(a)) for a in arms])
-    ax.invert_yaxis()
-    ax.tick_params(axis="y", length=0)
-    ax.grid(axis="x")
+    parts = [(_phase(p), [split[a][p] for a in arms], _PHASE_COLORS[p]) for p in used]
+    stacked_bars(ax, [f.name(a) for a in arms], parts)
     ax.set_xlabel("milliseconds for each generated token")
     legend_below(drawn, ax)
     said = "; ".join(

@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from specdec.stats.pairs import Floats
 
 LIGHT = {
     "ground": "#fffffe", "ink": "#1b1f24", "soft": "#59636f", "line": "#d3d8de",
@@ -120,3 +123,20 @@ def legend_below(drawn: Figure, ax: Axes, columns: int = 3) -> None:
 def short(name: str, most: int = 30) -> str:
     """A name that fits."""
     return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def stacked_bars(ax: Axes, names: list[str], parts: list[tuple[str, list[float], str]]) -> Floats:
+    """A horizontal bar for each name, the first on top, of ``parts`` (label, a width for each name, colour); returns the
+    whole widths, [names]."""
+    left = np.zeros(len(names))
+    for label, widths, filled in parts:
+        ax.barh(
+            range(len(names)), widths, left=left, height=0.66, label=label, color=filled,
+            edgecolor=LIGHT["ground"], linewidth=0.6,
+        )  # fmt: skip
+        left += np.array(widths)
+    ax.set_yticks(range(len(names)), [short(n) for n in names])
+    ax.invert_yaxis()
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="x")
+    return left
