@@ -1,77 +1,183 @@
-"""The planner against what llama.cpp takes: for each strategy on each card, the plan beside the real allocation.
+"""The planner against what a GPU really gives: memory by card and strategy, and speed against llama.cpp's own fit.
 
-    python benchmarks/plan.py TARGET.gguf [DRAFT.gguf] [--cards 8GB,12GB,16GB,24GB] [--llama-fit PATH/llama-fit-params]
+    python benchmarks/plan.py TARGET.gguf [DRAFT.gguf] [--cards 8GB,12GB,16GB,24GB] [--llama-fit llama-fit-params]
 
-Needs a GPU with the room. For each card and strategy: loads the target at the planned split, opens the strategy, makes the
-context that a run would, and prints predicted and real VRAM of this process (free memory before and after, by the
-device's own account) and the difference; then, where the tool is named, the split that llama.cpp's own fit chooses.
+Needs a GPU with the room. For each card and strategy a fresh process, capped to the card, loads the target at the planned
+split and answers a prompt of several batches; the line gives the planned MiB of the whole process and the real ones (the
+device's used memory, by NVML, over what was used before). Then, where the tool is named, `none` at the planned split beside
+the split that llama.cpp's own fit chooses for the same card and reserve, interleaved, fresh processes. One object a line.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import multiprocessing
+import re
+import shutil
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
 from specdec.engine import Engine
-from specdec.llama.ballast import GgmlGpu, the_gpu
-from specdec.llama.devices import devices
+from specdec.errors import SpecdecError
+from specdec.llama.ballast import hold
+from specdec.llama.devices import describe
+from specdec.monitor.nvml import Nvml
+from specdec.runner.cap import hold_cap
 from specdec.runner.checks import plan_strategies
-from specdec.spec import RunSpec, make_spec
-from specdec.types import Prompt
+from specdec.spec import ModelOptions, RunSpec, make_spec
+from specdec.types import Limits, MemoryItem, Prompt
 from specdec.vram.arms import cases_of, header_of
-from specdec.vram.cards import parse_cards
+from specdec.vram.cards import Card, parse_cards
 from specdec.vram.overheads import CUDA_CONTEXT, MIB
 from specdec.vram.plan import Fit, fit
 
-PROMPT = Prompt("p", "w", "completion", "short", text="def fibonacci(n):\n")
+WORDS = ["def", "return", "value", "index", "for", "while", "list", "table", "none", "true"]
+LONG = Prompt("p", "w", "completion", "long", text=" ".join(WORDS * 150))
+SHORT = Prompt("p", "w", "completion", "short", text=" ".join(WORDS))
 
 
-def real(spec: RunSpec, found: Fit) -> int:
-    """Bytes that this process takes of the GPU for one strategy, `none` beside it, after a short answer."""
-    gpu = the_gpu(found.options)
-    if gpu is None:
-        sys.exit("this build sees no GPU: there is nothing to compare")
-    card = GgmlGpu(gpu.name, devices()[gpu.name])
-    before = card.free()
-    own = spec.model_copy(update={"strategies": found.case.label, "model": found.options})
-    engine = Engine(own, plan_strategies(own), lambda line: None)
+def used() -> int:
+    """Bytes of the first GPU that are used by anyone."""
+    nvml = Nvml()
+    if not nvml.devices:
+        sys.exit(f"no GPU: {nvml.reason}")
+    bytes_ = nvml.devices[0].read().used_bytes
+    nvml.close()
+    return bytes_ or 0
+
+
+def answer(spec: RunSpec) -> dict[str, Any]:
+    """In a fresh, capped process: the last strategy of ``spec`` on a long prompt, then `none`'s speed on a short one."""
+    before = used()
+    cap = hold_cap(spec, True, lambda line: None)
+    engine = Engine(spec, plan_strategies(spec), lambda line: None)
+    engine.fit([LONG])
+    _, given = next(engine.answers(engine.arms[-1], LONG))
+    own = [i for i in given.memory if i.kind != "snapshots"]  # those are among the context's recurrent states
+    told = [*engine.allocated(engine.arms[-1]), *own]
+    taken = used() - before - (cap.ballast.bytes if cap.ballast else 0)
+    runs = [next(engine.answers(engine.arms[0], SHORT, Limits(128, True))) for _ in range(3)][1:]
+    speed = sum(len(g.token_ids) for _, g in runs) / sum(g.generation_s for _, g in runs)
+    engine.close()
+    return {"taken": taken, "tok_s": speed, "told": by_kind(told)}
+
+
+def fitted(words: list[str], limit: int) -> str:
+    """What llama.cpp's tool prints on a GPU of which ``limit`` bytes are free."""
+    ballast = hold(ModelOptions(), limit, 0)
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if ballast is not None:
+        ballast.close()
+    if done.returncode:
+        raise RuntimeError(f"{words[0]} failed: {done.stderr[-500:]}")
+    return done.stdout.strip().splitlines()[-1]
+
+
+def fresh(function: Any, *arguments: Any) -> Any:
+    """The function's result, from a process of its own: CUDA's context and what it loads late are counted each time."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def as_options(line: str, model: ModelOptions) -> ModelOptions:
+    """llama.cpp's `-c N -ngl N -ot "a=CPU,b=CPU"` as options."""
+    layers = re.search(r"-ngl (-?\d+)", line)
+    patterns = re.search(r'-ot "([^"]*)"', line)
+    moved = tuple(re.split(r",(?=blk)", patterns[1])) if patterns else ()
+    return model.model_copy(update={"gpu_layers": int(layers[1]) if layers else -1, "override_tensor": moved})
+
+
+def memory(spec: RunSpec, found: Fit) -> None:
+    """A line on one strategy on one card."""
+    name = {"card": found.card.name, "strategy": found.case.label, "split": found.split}
+    own = capped(spec, found.card, found.options).model_copy(update={"strategies": found.case.label})
+    planned = found.card.budget - found.left
     try:
-        engine.fit([PROMPT])
-        for _ in engine.answers(engine.arms[-1], PROMPT):
-            pass
-        return before - card.free()
-    finally:
-        engine.close()
+        real = fresh(answer, own)
+    except (SpecdecError, BrokenProcessPool) as error:  # the card was too small after all: that is the finding
+        print(json.dumps(name | {"planned_mib": round(planned / MIB), "failed": str(error)[:200]}), flush=True)
+        return
+    taken = real["taken"]
+    figures = {"planned_mib": planned / MIB, "taken_mib": taken / MIB, "off_mib": (planned - taken) / MIB}
+    rounded = {k: round(v) for k, v in figures.items()}
+    items = by_kind(MemoryItem(i.device, i.kind, i.bytes) for i in found.items)
+    kinds = {"off": f"{planned / taken - 1:+.1%}", "n_ctx": found.case.n_ctx, "items": items, "told": real["told"]}
+    print(json.dumps(name | rounded | kinds), flush=True)
+
+
+def by_kind(items: Iterable[MemoryItem]) -> dict[str, int]:
+    """MiB by kind, of what does not lie in RAM."""
+    sums: Counter[str] = Counter()
+    for item in items:
+        if "CPU" not in item.device and "Host" not in item.device:
+            sums[item.kind] += item.bytes
+    return {kind: round(n / MIB) for kind, n in sums.items()}
+
+
+def capped(spec: RunSpec, card: Card, options: ModelOptions) -> RunSpec:
+    """``spec`` on a card, at a split."""
+    return spec.model_copy(update={"card": card.name, "vram_limit": card.budget // MIB, "model": options})
+
+
+def against_fit(spec: RunSpec, plain: Fit, tool: str, rounds: int) -> None:
+    """A line on the speed of `none` at the planned split over that at llama.cpp's own."""
+    m = spec.model
+    words = [tool, "--model", spec.target, "--ctx-size", str(plain.case.n_ctx), "--flash-attn", "on"]
+    words += ["--cache-type-k", m.cache_type_k, "--cache-type-v", m.cache_type_v]
+    words += ["--fit-target", str(plain.card.reserve_mib)]
+    line = fresh(fitted, words, plain.card.budget + plain.card.reserve_mib * MIB)
+    theirs = as_options(line, plain.options)
+    whole = plain.card.budget + plain.card.reserve_mib * MIB  # theirs leaves the reserve by its own reckoning
+    speeds: dict[str, list[float]] = {"planned": [], "fitted": []}
+    for _ in range(rounds):
+        speeds["planned"].append(fresh(answer, capped(spec, plain.card, plain.options))["tok_s"])
+        open_ = capped(spec, plain.card, theirs).model_copy(update={"vram_limit": whole // MIB})
+        speeds["fitted"].append(fresh(answer, open_)["tok_s"])
+    shown = {k: [round(s, 1) for s in v] for k, v in speeds.items()}
+    ratio = sum(speeds["planned"]) / sum(speeds["fitted"])
+    said = {"card": plain.card.name, "planned": plain.split, "fit": line, "tok_s": shown, "ratio": round(ratio, 3)}
+    print(json.dumps(said), flush=True)
 
 
 def main() -> None:
-    """Print a line for each card and strategy."""
+    """Print a line for each card and strategy, then one for each card on llama.cpp's fit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("target")
     parser.add_argument("draft", nargs="?", default="")
     parser.add_argument("--cards", default="8GB,12GB,16GB,24GB")
+    parser.add_argument("--strategies", default="")
     parser.add_argument("--ctx-size", type=int, default=8192)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=2, help="processes of each side against llama.cpp's fit")
     parser.add_argument("--llama-fit", default="")
     given = parser.parse_args()
-    model = {"ctx_size": given.ctx_size, "cache_type_k": "q8_0", "cache_type_v": "q8_0"}
-    spec = make_spec(target=given.target, draft=given.draft, strategies="", n_predict=16, model=model)
+    model = {"ctx_size": given.ctx_size, "threads": given.threads, "flash_attn": "on"}
+    model |= {"cache_type_k": "q8_0", "cache_type_v": "q8_0"}
+    values = {"draft": given.draft, "strategies": given.strategies, "n_predict": 32, "synthetic": (0.9, 0.7, 0.5)}
+    spec = make_spec(target=given.target, model=model, **values)
+    tool = shutil.which(given.llama_fit) if given.llama_fit else None
+    if given.llama_fit and tool is None:
+        sys.exit(f"{given.llama_fit}: not found")
     header = header_of(spec)
+    print(json.dumps({"devices": fresh(devices_here), "context_mib": CUDA_CONTEXT // MIB}), flush=True)
     for card in parse_cards(given.cards):
-        for case in cases_of(spec, header):
-            found = fit(case, header, spec.model, card)
-            expected = card.budget - found.left - CUDA_CONTEXT  # the context was there before we looked
-            taken = real(spec, found)
-            print(
-                f"{card.name} {case.label}: {found.split}: planned {expected / MIB:,.0f} MiB, taken {taken / MIB:,.0f},"
-                f" {(expected - taken) / MIB:+,.0f} MiB ({expected / taken - 1:+.1%})",
-                flush=True,
-            )
-        if given.llama_fit:
-            words = [given.llama_fit, "--model", given.target, "--ctx-size", str(given.ctx_size)]
-            words += ["--cache-type-k", "q8_0", "--cache-type-v", "q8_0", "--fit-target", "512"]
-            print(f"{card.name} llama.cpp's fit (of the whole GPU, unless it is capped):")
-            subprocess.run(words, check=False)
+        fits = [fit(case, header, spec.model, card) for case in cases_of(spec, header)]
+        for found in fits:
+            memory(spec, found)
+        if tool:
+            plain = spec.model_copy(update={"strategies": "none", "synthetic": ()})
+            against_fit(plain, fits[0], tool, given.rounds)
+
+
+def devices_here() -> list[str]:
+    """The devices' names, from a process that ends with its CUDA context."""
+    return [f"{d.name} {d.description}" for d in describe()]
 
 
 if __name__ == "__main__":

@@ -149,6 +149,10 @@ class Engine:
         gpus = {d.name for d in describe() if d.is_gpu}
         return sum(i.bytes for i in self.model.memory() if i.device in gpus)
 
+    def allocated(self, arm: Arm) -> list[MemoryItem]:
+        """What llama.cpp says it allocated for the target as this arm uses it: weights, then its context's buffers."""
+        return [*self.model.memory(), *self._context(arm).buffers]
+
     def settings(self) -> dict[str, object]:
         """What the context was resolved to."""
         return {"n_ctx": self._n_ctx, "threads": self.model.threads, "recurrent": self.model.recurrent}
