@@ -2,10 +2,11 @@
 
     python benchmarks/plan.py TARGET.gguf [DRAFT.gguf] [--cards 8GB,12GB,16GB,24GB] [--llama-fit llama-fit-params]
 
-Needs a GPU with the room. For each card and strategy a fresh process, capped to the card, loads the target at the planned
-split and answers a prompt of several batches; the line gives the planned MiB of the whole process and the real ones (the
-device's used memory, by NVML, over what was used before). Then, where the tool is named, `none` at the planned split beside
-the split that llama.cpp's own fit chooses for the same card and reserve, interleaved, fresh processes. One object a line.
+Needs a GPU with the room. For each card and strategy a fresh process, not capped, loads the target at the planned split and
+answers a prompt of several batches; the line gives the planned MiB of the whole process and the real ones (the device's
+used memory, by NVML, over what was used before), and what llama.cpp says of its buffers. Then, where the tool is named,
+`none` at the planned split beside the split that llama.cpp's own fit chooses for the same card and reserve, interleaved, fresh
+processes under the cap. One JSON object a line.
 """
 
 from __future__ import annotations
@@ -20,11 +21,9 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from specdec.engine import Engine
-from specdec.errors import SpecdecError
 from specdec.llama.ballast import hold
 from specdec.llama.devices import describe
 from specdec.monitor.nvml import Nvml
@@ -53,7 +52,7 @@ def used() -> int:
 
 
 def answer(spec: RunSpec) -> dict[str, Any]:
-    """In a fresh, capped process: the last strategy of ``spec`` on a long prompt, then `none`'s speed on a short one."""
+    """In a fresh process, capped if ``spec`` says so: its last strategy on a long prompt, `none`'s speed on a short one."""
     before = used()
     cap = hold_cap(spec, True, lambda line: None)
     engine = Engine(spec, plan_strategies(spec), lambda line: None)
@@ -96,15 +95,12 @@ def as_options(line: str, model: ModelOptions) -> ModelOptions:
 def memory(spec: RunSpec, found: Fit) -> None:
     """A line on one strategy on one card."""
     name = {"card": found.card.name, "strategy": found.case.label, "split": found.split}
-    own = capped(spec, found.card, found.options).model_copy(update={"strategies": found.case.label})
+    own = spec.model_copy(update={"strategies": found.case.label, "model": found.options})
     planned = found.card.budget - found.left
-    try:
-        real = fresh(answer, own)
-    except (SpecdecError, BrokenProcessPool) as error:  # the card was too small after all: that is the finding
-        print(json.dumps(name | {"planned_mib": round(planned / MIB), "failed": str(error)[:200]}), flush=True)
-        return
+    real = fresh(answer, own)
     taken = real["taken"]
     figures = {"planned_mib": planned / MIB, "taken_mib": taken / MIB, "off_mib": (planned - taken) / MIB}
+    figures["card_mib"] = found.card.budget / MIB
     rounded = {k: round(v) for k, v in figures.items()}
     items = by_kind(MemoryItem(i.device, i.kind, i.bytes) for i in found.items)
     kinds = {"off": f"{planned / taken - 1:+.1%}", "n_ctx": found.case.n_ctx, "items": items, "told": real["told"]}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 
 _MEMORY = re.compile(
-    r"out of memory|failed to allocate|unable to allocate|cannot allocate memory|bad_alloc|not enough memory", re.I
+    r"out of memory|failed to allocate|unable to allocate|cannot allocate memory|bad_alloc|not enough memory"
+    r"|resource allocation failed",  # cuBLAS, CUBLAS_STATUS_ALLOC_FAILED
+    re.I,
 )
 
 

@@ -31,10 +31,9 @@ def group_rows(runs: list[Run]) -> list[Row]:
 def _card_rows(card: str, runs: list[Run]) -> list[Row]:
     found: list[Row] = []
     ratios: list[Estimate | None] = []
-    same_split = [r for run in runs if SAME_SPLIT in run.meta["labels"]["arm"] for r in rows(run)]
-    for row in (r for r in same_split if r["workload"] == ALL and r["strategy"] != BASELINE):
+    same_split = [(run, r) for run in runs if SAME_SPLIT in run.meta["labels"]["arm"] for r in rows(run)]
+    for home, row in ((run, r) for run, r in same_split if r["workload"] == ALL and r["strategy"] != BASELINE):
         key = row["engine"], row["strategy"], row["rollback"]
-        home = next(run for run in runs if SAME_SPLIT in run.meta["labels"]["arm"] and _samples(run, key))
         own = next((run for run in runs if SAME_VRAM in run.meta["labels"]["arm"] and _samples(run, key)), home)
         plain_key = row["engine"], BASELINE, "auto"
         plain = min((r for r in runs if _samples(r, plain_key)), key=lambda r: _order(r), default=None)

@@ -20,7 +20,7 @@ from specdec.vram.memory import CPU
 from specdec.vram.plan import Fit
 
 _MIB = 2**20
-_KINDS = ("weights", "KV", "recurrent", "snapshots", "checkpoint", "compute", "copies")
+_KINDS = ("weights", "KV", "recurrent", "snapshots", "checkpoint", "compute", "copies", "scratch")
 CAPACITY_ONLY = (
     "An emulated or planned card has the capacity of the card, not its bandwidth: another GPU's speed is its own."
 )

@@ -105,7 +105,7 @@ def _runs(fits: list[Fit], header: Header) -> list[tuple[ModelOptions, str, list
         out.append((common, "same split + same VRAM" if both else "same split", [f.case.label for f in bundle]))
         for options in dict.fromkeys(f.split for f in bundle if not both):
             own = [f for f in bundle if f.split == options]
-            if own[0].options != common or plain.options != common:
+            if own[0].options != common:
                 out.append((own[0].options, "same VRAM", [f.case.label for f in own]))
     if not any(arm != "same split" and options == plain.options for options, arm, _ in out):
         out.append((plain.options, "same VRAM", [BASELINE]))

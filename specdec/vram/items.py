@@ -10,7 +10,7 @@ from specdec.rollback import Mode, snapshots_for
 from specdec.spec import ModelOptions
 from specdec.types import MemoryItem
 from specdec.vram import memory as parts
-from specdec.vram.overheads import CUDA_CONTEXT, SCRATCH
+from specdec.vram.overheads import CUDA_CONTEXT, KERNELS
 
 TARGET, PROCESS = "target", "process"
 
@@ -56,13 +56,13 @@ def itemise(case: Case, header: Header, options: ModelOptions) -> list[Item]:
     rows = min(n_batch, longest + 1)
     hidden = n_batch if "hidden_states" in strategy.needs else 0
     target = parts.weights(header, options) + parts.kv(header, options, case.n_ctx) + states
-    target += parts.compute_buffer(header, options, case.n_ctx, n_ubatch, rows, snapshots)
+    target += parts.compute_buffer(header, options, case.n_ctx, n_ubatch, rows)
     target += parts.output(header, rows, hidden)
     own = [MemoryItem(i.device, "snapshots", snapshots * i.bytes) for i in states if snapshots]
     if longest > snapshots:
         own += [MemoryItem("CPU" if mode == "checkpoint-host" else i.device, "checkpoint", i.bytes) for i in states]
     own += strategy.expected_memory(header, options, case.n_ctx)
-    process = [] if options.gpu_layers == 0 else [("context", CUDA_CONTEXT), ("scratch", SCRATCH)]
+    process = [] if options.gpu_layers == 0 else [("context", CUDA_CONTEXT), ("kernels", KERNELS)]
     return [
         *(Item(TARGET, i.device, i.kind, i.bytes) for i in target),
         *(Item(case.label, i.device, i.kind, i.bytes) for i in own),

@@ -17,10 +17,11 @@ from specdec.llama.fit import first_on_gpu, placed
 from specdec.llama.gguf import Header, read_header
 from specdec.spec import ModelOptions
 from specdec.types import MemoryItem
-from specdec.vram.overheads import compute, vocabulary_size
+from specdec.vram.overheads import DENSE_SCRATCH, EXPERTS_SCRATCH, compute, vocabulary_size
 
 GPU, CPU = "GPU", "CPU"
 _F32 = 4
+_FLOATS = ("f16", "bf16", "f32")
 _UNKNOWN_STATES = ("time_mix", "ssm_conv1d_q", "indexer")
 """In names of tensors: layers whose memory has another form (RWKV, Kimi's delta attention, sparse attention's index)."""
 
@@ -83,15 +84,19 @@ def compute_buffer(
     n_ctx: int,
     n_ubatch: int,
     rows: int,
-    snapshots: int = 0,
     mtp: bool = False,
 ) -> list[MemoryItem]:
-    """The compute buffer, and room for the largest matrix that lies in RAM and is copied to the GPU for long batches
-    (``op_offload``; each such copy begins a split of its own, so one at a time)."""
+    """The compute buffer, room for the largest matrix that lies in RAM and is copied to the GPU for long batches
+    (``op_offload``; each such copy begins a split of its own, so one at a time), and what CUDA takes beside."""
     if options.gpu_layers == 0:
         return []
     flash = options.flash_attn != "off"
-    items = [MemoryItem(GPU, "compute", compute(header, n_ctx, n_ubatch, rows, flash, snapshots))]
+    converted = _converted(header, options, n_ctx) if flash else 0
+    scratch = EXPERTS_SCRATCH if int(header.get("expert_count", 0)) else DENSE_SCRATCH
+    items = [
+        MemoryItem(GPU, "compute", compute(header, n_ctx, n_ubatch, rows, flash, converted)),
+        MemoryItem(GPU, "scratch", scratch),
+    ]
     copied = 0
     if options.op_offload and not mtp:
         copied = max(
@@ -149,6 +154,16 @@ def _kv_row(header: Header, options: ModelOptions, layer: int) -> int:
     default = int(header.get("embedding_length", 0)) // heads if heads else 0
     k, v = (int(header.get(f"attention.{x}_length", default)) for x in ("key", "value"))
     return _row_bytes(options.cache_type_k, k * kv_heads) + _row_bytes(options.cache_type_v, v * kv_heads)
+
+
+def _converted(header: Header, options: ModelOptions, n_ctx: int) -> int:
+    """Bytes of the widest layer's K and V as F16, where the cache is quantised."""
+    if options.cache_type_k in _FLOATS and options.cache_type_v in _FLOATS:
+        return 0
+    plain = options.model_copy(update={"cache_type_k": "f16", "cache_type_v": "f16"})
+    kinds = _layer_kinds(header)
+    rows = (_kv_row(header, plain, i) for i in range(len(kinds)) if "attention" in kinds[i])
+    return -(-n_ctx // 256) * 256 * max(rows, default=0)
 
 
 def _per_layer(header: Header, key: str, layer: int) -> int:

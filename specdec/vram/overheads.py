@@ -3,8 +3,8 @@
 llama.cpp's compute buffer holds the tensors of its largest graph that are alive at the same time. For the layers known
 here its peak is the widest moment of one layer (``widest``), times the tokens computed at once; it agrees with
 llama.cpp's own figure (a CPU build, simulated allocation) within 3 % or 1 MiB for both shapes of Qwen3.5 at
-128, 512 and 1,024 tokens and contexts of 4,096 to 131,072 (tests/test_vram.py holds the figures). CUDA's own differ
-somewhat: see ``SCRATCH``.
+128, 512 and 1,024 tokens and contexts of 4,096 to 131,072 (tests/test_vram.py holds the figures), and with CUDA's within
+2 MiB at 8,192 and 131,072 (results/reference/plan-h100.txt).
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ from specdec.llama.gguf import Header
 
 MIB = 2**20
 
-CUDA_CONTEXT = 520 * MIB
-"""What a process pays on a data-centre card before it allocates anything: CUDA's context, kernels, cuBLAS. An upper
-estimate, NOT measured item by item: four totals of the 35B-A3B shape on an H100 (31, 22, 13 and 0 expert layers on the CPU)
-leave 1,710 MiB beside the weights at every split, and this is what the items known do not explain of it."""
+CUDA_CONTEXT = 527 * MIB
+"""What a process pays on the card before it allocates anything: CUDA's context. Measured by NVML on one H100 (driver
+580.159.04, CUDA 13): 526.8 MiB. Consumer cards take less."""
 
-SCRATCH = 32 * MIB
-"""ggml-cuda's pool for a pass's temporaries (quantised activations, flash attention's parts): an estimate, not measured."""
+KERNELS = 68 * MIB
+"""What CUDA loads at the first pass and keeps until the process ends. Measured there: 68 MiB are left when everything is
+freed."""
 
-SNAPSHOTS = 92 * MIB
-"""What a context with snapshots took beyond the states themselves: 0 to 92 MiB, for 3 and for 8 of them, on an H100
-(35B-A3B shape). The upper end counts."""
+EXPERTS_SCRATCH, DENSE_SCRATCH = 136 * MIB, 32 * MIB
+"""What a context takes beyond its buffers, with and without experts: ggml-cuda's pool for temporaries, graphs, and cuBLAS
+(the routers' F32 matrices use it; a handle and a workspace for each context: 32 MiB from Hopper on, 4 MiB before,
+ggml-cuda/common.cuh). Measured there, upper end: 114 to 136 MiB for contexts of the 35B-A3B shape and its MTP layer, 8 to
+25 MiB for the 0.8B shape (results/reference/plan-h100.txt)."""
 
 _F32 = 4
 
@@ -44,13 +46,14 @@ def widest(header: Header) -> int:
     return max([*moments, 3 * heads * head + 2 * width])
 
 
-def compute(header: Header, n_ctx: int, n_ubatch: int, rows: int, flash: bool, snapshots: int = 0) -> int:
+def compute(header: Header, n_ctx: int, n_ubatch: int, rows: int, flash: bool, converted: int = 0) -> int:
     """The compute buffer of a context, but for copies of weights that lie in RAM.
 
     Args:
         n_ubatch: tokens computed at once; rows: rows of logits made room for.
         flash: whether flash attention runs; else the scores of all heads are kept.
-        snapshots: recurrent states kept for rollback; the widest layer hands them on.
+        converted: bytes of one layer's K and V as F16: CUDA's flash attention turns a quantised cache into F16 for a pass
+            of three tokens or more (two before Ada; ggml-cuda/fattn.cu), and has room for all of it.
     """
     width, heads, head = (
         _largest(header, k) for k in ("embedding_length", "attention.head_count", "attention.key_length")
@@ -60,8 +63,10 @@ def compute(header: Header, n_ctx: int, n_ubatch: int, rows: int, flash: bool, s
     if not flash:
         attention = 4 * heads * (head or width // max(1, heads)) + 2 * width
         layer = max(layer, n_ubatch * (n_ctx * heads + attention) * _F32)
+    if converted:
+        layer = max(layer, n_ubatch * (5 * heads * head + 2 * width + 3 * head) * _F32 + converted)
     output = (rows * vocabulary_size(header) + (n_ubatch + 2 * rows) * width) * _F32
-    return max(layer, output) + mask + (SNAPSHOTS if snapshots else 0)
+    return max(layer, output) + mask
 
 
 def vocabulary_size(header: Header) -> int:
