@@ -5,7 +5,7 @@
 Needs a GPU with the room. For each card and strategy a fresh process, not capped, loads the target at the planned split and
 answers a prompt of several batches; the line gives the planned MiB of the whole process and the real ones (the device's
 used memory, by NVML, over what was used before), and what llama.cpp says of its buffers. Then, where the tool is named,
-`none` at the planned split beside the split that llama.cpp's own fit chooses for the same card and reserve, interleaved, fresh
+`none` at the planned split beside the split that llama.cpp's own fit chooses for the same card and reserve, in turn, fresh
 processes under the cap. One JSON object a line.
 """
 
