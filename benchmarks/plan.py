@@ -37,8 +37,10 @@ from specdec.vram.overheads import CUDA_CONTEXT, MIB
 from specdec.vram.plan import Fit, fit
 
 WORDS = ["def", "return", "value", "index", "for", "while", "list", "table", "none", "true"]
-LONG = Prompt("p", "w", "completion", "long", text=" ".join(WORDS * 150))
-SHORT = Prompt("p", "w", "completion", "short", text=" ".join(WORDS))
+LONG = Prompt("p", "w", "completion", "long", text=" ".join(WORDS * 20))
+"""Two batches: what llama.cpp takes for the longest pass is taken at the first."""
+SHORT = Prompt("p", "w", "completion", "short", text=" ".join(WORDS[:4]))
+"""Fewer tokens than make llama.cpp copy experts from RAM to the GPU."""
 
 
 def used() -> int:
@@ -51,8 +53,9 @@ def used() -> int:
     return bytes_ or 0
 
 
-def answer(spec: RunSpec) -> dict[str, Any]:
-    """In a fresh process, capped if ``spec`` says so: its last strategy on a long prompt, `none`'s speed on a short one."""
+def answer(spec: RunSpec, rounds: int = 0) -> dict[str, Any]:
+    """In a fresh process, capped if ``spec`` says so: what its last strategy takes for a long prompt; then the speed of
+    `none` on a short one, of ``rounds`` answers."""
     before = used()
     cap = hold_cap(spec, True, lambda line: None)
     engine = Engine(spec, plan_strategies(spec), lambda line: None)
@@ -61,10 +64,10 @@ def answer(spec: RunSpec) -> dict[str, Any]:
     own = [i for i in given.memory if i.kind != "snapshots"]  # those are among the context's recurrent states
     told = [*engine.allocated(engine.arms[-1]), *own]
     taken = used() - before - (cap.ballast.bytes if cap.ballast else 0)
-    runs = [next(engine.answers(engine.arms[0], SHORT, Limits(128, True))) for _ in range(3)][1:]
-    speed = sum(len(g.token_ids) for _, g in runs) / sum(g.generation_s for _, g in runs)
+    runs = [next(engine.answers(engine.arms[0], SHORT, Limits(128, True)))[1] for _ in range(rounds)]
     engine.close()
-    return {"taken": taken, "tok_s": speed, "told": by_kind(told)}
+    seconds = sum(g.generation_s for g in runs)
+    return {"taken": taken, "tok_s": sum(len(g.token_ids) for g in runs) / (seconds or 1.0), "told": by_kind(told)}
 
 
 def fitted(words: list[str], limit: int) -> str:
@@ -121,20 +124,20 @@ def capped(spec: RunSpec, card: Card, options: ModelOptions) -> RunSpec:
     return spec.model_copy(update={"card": card.name, "vram_limit": card.budget // MIB, "model": options})
 
 
-def against_fit(spec: RunSpec, plain: Fit, tool: str, rounds: int) -> None:
+def against_fit(spec: RunSpec, plain: Fit, tool: str, margin: int, rounds: int) -> None:
     """A line on the speed of `none` at the planned split over that at llama.cpp's own."""
     m = spec.model
     words = [tool, "--model", spec.target, "--ctx-size", str(plain.case.n_ctx), "--flash-attn", "on"]
     words += ["--cache-type-k", m.cache_type_k, "--cache-type-v", m.cache_type_v]
-    words += ["--fit-target", str(plain.card.reserve_mib)]
-    line = fresh(fitted, words, plain.card.budget + plain.card.reserve_mib * MIB)
+    words += ["--fit-target", str(margin)] if margin else []
+    whole = plain.card.budget + plain.card.reserve_mib * MIB  # theirs leaves a margin by its own reckoning
+    line = fresh(fitted, words, whole)
     theirs = as_options(line, plain.options)
-    whole = plain.card.budget + plain.card.reserve_mib * MIB  # theirs leaves the reserve by its own reckoning
     speeds: dict[str, list[float]] = {"planned": [], "fitted": []}
     for _ in range(rounds):
-        speeds["planned"].append(fresh(answer, capped(spec, plain.card, plain.options))["tok_s"])
+        speeds["planned"].append(fresh(answer, capped(spec, plain.card, plain.options), 2)["tok_s"])
         open_ = capped(spec, plain.card, theirs).model_copy(update={"vram_limit": whole // MIB})
-        speeds["fitted"].append(fresh(answer, open_)["tok_s"])
+        speeds["fitted"].append(fresh(answer, open_, 2)["tok_s"])
     shown = {k: [round(s, 1) for s in v] for k, v in speeds.items()}
     ratio = sum(speeds["planned"]) / sum(speeds["fitted"])
     said = {"card": plain.card.name, "planned": plain.split, "fit": line, "tok_s": shown, "ratio": round(ratio, 3)}
@@ -152,6 +155,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=2, help="processes of each side against llama.cpp's fit")
     parser.add_argument("--llama-fit", default="")
+    parser.add_argument("--fit-target", type=int, default=0, help="MiB it leaves free; 0: its own default")
     given = parser.parse_args()
     model = {"ctx_size": given.ctx_size, "threads": given.threads, "flash_attn": "on"}
     model |= {"cache_type_k": "q8_0", "cache_type_v": "q8_0"}
@@ -168,7 +172,7 @@ def main() -> None:
             memory(spec, found)
         if tool:
             plain = spec.model_copy(update={"strategies": "none", "synthetic": ()})
-            against_fit(plain, fits[0], tool, given.rounds)
+            against_fit(plain, fits[0], tool, given.fit_target, given.rounds)
 
 
 def devices_here() -> list[str]:

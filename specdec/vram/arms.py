@@ -78,6 +78,9 @@ def lay_out(spec: RunSpec, cards: list[Card], group: str, say: Callable[[str], N
         for options, arm, labels in _runs([f for f in fits if f.fits], header):
             model = options.model_copy(update={"ctx_size": cases[0].n_ctx})
             named = {"model": model, "arm": arm, "strategies": ",".join(labels)}
+            # Models that only strategies of other runs take are left out.
+            named |= {"draft": spec.draft if any("draft" in label for label in labels) else ""}
+            named |= {"mtp_model": spec.mtp_model if any("mtp" in label for label in labels) else ""}
             runs.append(spec.model_copy(update=capped | named))
     return runs
 
