@@ -11,7 +11,7 @@ import typer
 
 from specdec.cli import app
 from specdec.cli import options as o
-from specdec.cli.compare import Json, with_files
+from specdec.cli.compare import with_files
 
 if TYPE_CHECKING:
     from specdec.replay.run import Watcher
@@ -42,7 +42,7 @@ def replay(
     jobs: Annotated[int, typer.Option("--jobs", "-j", help="Processes; 0: as many as pay.")] = 0,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the search and of the held-out split.")] = 0,
     results: o.Results = o.DEFAULT_RESULTS,
-    json: Json = False,
+    json: o.Json = False,
 ) -> None:
     """Try strategies on a recorded target: acceptance, and with costs the speed; no model is needed."""
     from specdec.replay.run import ReplayOptions
