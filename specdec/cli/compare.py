@@ -100,7 +100,7 @@ def compare(
     if card:
         from specdec.cli.cards import compare_cards
 
-        compare_cards(spec, card, reserve, results, dry_run, json)
+        compare_cards(spec, card, reserve, results, dry_run, json, watch)
         return
     if dry_run:
         _dry_run(spec)
@@ -108,7 +108,7 @@ def compare(
     from specdec import runner
     from specdec.cli.progress import watched
 
-    with watched() as observer:
+    with watched(models.target if watch else "") as observer:
         folder = runner.compare(spec, results, observer)
         if record is not None:
             from specdec import store
@@ -126,6 +126,7 @@ def resume(
     ],
     results: o.Results = o.DEFAULT_RESULTS,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run cells that failed once more.")] = False,
+    watch: o.Watch = False,
     json: o.Json = False,
 ) -> None:
     """Finish an interrupted run, in the same order and with the same seed."""
@@ -143,7 +144,7 @@ def resume(
         return
     if found.meta["kind"] != "compare":
         raise SpecdecError(f"{found.folder} is a {found.meta['kind']}: it cannot be resumed.", "Take it again.")
-    with watched() as observer:
+    with watched(found.meta["spec"]["target"] if watch else "") as observer:
         folder = runner.resume(found, observer, retry_failed)
     _print(folder, json)
 

@@ -87,7 +87,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     A parameter of the command's own takes the place of an option of that name; the group then has its default.
     """
     hints = get_type_hints(command, include_extras=True)
-    groups = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
     own = inspect.signature(command).parameters
     spread: dict[str, inspect.Parameter] = {}
     members: dict[str, list[str]] = {}

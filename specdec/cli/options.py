@@ -81,6 +81,9 @@ RollbackModes = Annotated[
         help="Undo in recurrent memory: auto, snapshots, checkpoint, checkpoint-host; a comma list compares.",
     ),
 ]
+RollbackMode = Annotated[
+    str, typer.Option("--rollback", help="Undo in recurrent memory: auto, snapshots, checkpoint or checkpoint-host.")
+]
 Snapshots = Annotated[
     int | None, typer.Option("--snapshots", help="Recurrent states kept for rollback; default by draft length.")
 ]

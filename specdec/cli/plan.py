@@ -29,9 +29,7 @@ def plan(
     batch_size: o.BatchSize = 2048,
     flash_attn: o.FlashAttn = "auto",
     threads: o.Threads = 0,
-    rollback: Annotated[
-        str, typer.Option("--rollback", help="auto, snapshots, checkpoint or checkpoint-host.")
-    ] = "auto",
+    rollback: o.RollbackMode = "auto",
     snapshots: o.Snapshots = None,
     json: o.Json = False,
 ) -> None:

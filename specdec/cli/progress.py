@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
 
@@ -12,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from specdec.arms import Arm
 from specdec.metrics import draft_totals
+from specdec.report.live import SampleTexts
+from specdec.report.show import has_color
 from specdec.store import Sample
 from specdec.types import Prompt
 
@@ -19,11 +21,20 @@ EVERY_S = 30.0
 """Without a terminal, at most one line of progress in so many seconds."""
 
 
-class RichObserver:
-    """Shows the last cell's speed and acceptance beside the bar."""
+_WHOLE_RUN_S = 1e6
+"""The time left is estimated from all cells so far: of slow ones a shorter window may hold not one."""
 
-    def __init__(self, progress: Progress, console: Console) -> None:
+
+class RichObserver:
+    """Shows the last cell's speed and acceptance beside the bar, and above it the texts of ``texts_of``, a target."""
+
+    def __init__(self, progress: Progress, console: Console, texts_of: str = "") -> None:
         self._progress, self._console = progress, console
+        self._texts: SampleTexts | None = None
+        if texts_of and console.is_terminal:
+            self._texts = SampleTexts(texts_of, has_color(console))
+        elif texts_of:
+            self.announce("--watch is off: stderr is no terminal.")
         self._task = progress.add_task("", total=None, visible=False)
         self._told, self._left, self._total = monotonic(), 0, 0
 
@@ -33,6 +44,10 @@ class RichObserver:
     def start(self, total: int, done: int) -> None:
         self._progress.update(self._task, total=total, completed=done, visible=True)
         self._told, self._left, self._total = monotonic(), total - done, total
+
+    def setting(self, label: str) -> None:
+        """One setting of a replay is done."""
+        self._progress.update(self._task, advance=1, description=label)
 
     def cell(self, arm: Arm, prompt: Prompt, samples: list[Sample]) -> None:
         ok = [s for s in samples if s["status"] == "ok"]
@@ -44,6 +59,10 @@ class RichObserver:
             tokens, seconds = sum(len(s["token_ids"]) for s in ok), sum(s["generation_s"] for s in ok)
             drafted, accepted = (sum(draft_totals(s)[i] for s in ok) for i in (0, 1))
             text += f" {tokens / seconds:.1f} tok/s" + (f", {accepted / drafted:.0%} accepted" if drafted else "")
+        if self._texts is not None:
+            # Between cells: the worker has said that it is done and has no order yet. It sends nothing for this that
+            # it would not send anyway, so neither its own work nor a busy neighbour changes what is timed.
+            self._console.print(self._texts.draw(samples), highlight=False, soft_wrap=True)
         self._progress.update(self._task, advance=1, description=text)
         self._left -= 1
         if not self._console.is_terminal and monotonic() - self._told >= EVERY_S:
@@ -52,17 +71,38 @@ class RichObserver:
 
 
 @contextmanager
-def watched() -> Iterator[RichObserver]:
-    """An observer on stderr; warnings become single lines."""
+def watched(texts_of: str = "") -> Iterator[RichObserver]:
+    """An observer on stderr; warnings become single lines.
+
+    Args:
+        texts_of: the target whose texts are shown as they come, token by token, on a terminal; empty for none.
+    """
     console = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))
+    columns = (
+        BarColumn(20),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False),
+    )
     with (
         Progress(
-            *columns, console=console, transient=True, refresh_per_second=2, disable=not console.is_terminal
+            *columns,
+            console=console,
+            transient=True,
+            refresh_per_second=2,
+            disable=not console.is_terminal,
+            speed_estimate_period=_WHOLE_RUN_S,
         ) as progress,
-        warnings.catch_warnings(),
     ):
-        observer = RichObserver(progress, console)
+        observer = RichObserver(progress, console, texts_of)
+        with warnings_as_lines(observer.announce):
+            yield observer
+
+
+@contextmanager
+def warnings_as_lines(announce: Callable[[str], None]) -> Iterator[None]:
+    """Inside, each warning becomes a line."""
+    with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_args, **_kwargs: observer.announce(f"warning: {message}")
-        yield observer
+        warnings.showwarning = lambda message, *_args, **_kwargs: announce(f"warning: {message}")
+        yield
