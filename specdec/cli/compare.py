@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -116,7 +119,7 @@ def compare(
 
             record_from_run(store.read_run(folder), record)
             observer.announce(f"Wrote {record}")
-    _print(folder, json)
+    show(folder, json)
 
 
 @app.command()
@@ -146,7 +149,7 @@ def resume(
         raise SpecdecError(f"{found.folder} is a {found.meta['kind']}: it cannot be resumed.", "Take it again.")
     with watched(found.meta["spec"]["target"] if watch else "") as observer:
         folder = runner.resume(found, observer, retry_failed)
-    _print(folder, json)
+    show(folder, json)
 
 
 def _given(context: typer.Context, name: str, value: int, otherwise: int) -> int:
@@ -176,14 +179,30 @@ def _dry_run(spec: RunSpec) -> None:
     typer.echo(f"{len(plan.cells)} cells, at most {_duration(seconds)} (from one short measurement of plain decoding)")
 
 
-def _print(folder: Path, json: bool) -> None:
+def show(folder: Path, json: bool) -> None:
+    """Print a finished run; where everything failed, the exit code is 1."""
     from specdec import store
     from specdec.report import formats, tables
 
     run = store.read_run(folder)
-    typer.echo(formats.as_json(run) if json else tables.as_text(run))
+    typer.echo(formats.as_json(run) if json else tables.as_text(run, terminal_width()))
     if all(s["status"] != "ok" for s in run.samples):
         raise typer.Exit(1)
+    if not json:
+        hint_page(folder)
+
+
+def hint_page(folder: Path) -> None:
+    """The command that makes the run's page; on stderr, for it is no result."""
+    words = ["specdec", "report", str(folder), "--format", "html", "--out", "report.html"]
+    typer.echo(f"\nThe same as a page, with pictures: {shlex.join(words)}", err=True)
+
+
+def terminal_width() -> int:
+    """Columns that tables may take on stdout: what is no terminal gets the same 80 wherever it runs."""
+    from specdec.report.tables import NARROW
+
+    return max(NARROW, shutil.get_terminal_size().columns) if sys.stdout.isatty() else NARROW
 
 
 def chosen_workloads(named: str, prompt_files: list[str], models: Models) -> tuple[str, ...]:

@@ -59,7 +59,7 @@ class RichObserver:
             tokens, seconds = sum(len(s["token_ids"]) for s in ok), sum(s["generation_s"] for s in ok)
             drafted, accepted = (sum(draft_totals(s)[i] for s in ok) for i in (0, 1))
             text += f" {tokens / seconds:.1f} tok/s" + (f", {accepted / drafted:.0%} accepted" if drafted else "")
-        if self._texts is not None:
+        if self._texts is not None and ok:
             # Between cells: the worker has said that it is done and has no order yet. It sends nothing for this that
             # it would not send anyway, so neither its own work nor a busy neighbour changes what is timed.
             self._console.print(self._texts.draw(samples), highlight=False, soft_wrap=True)

@@ -9,7 +9,7 @@ import typer
 
 from specdec.cli import app
 from specdec.cli import options as o
-from specdec.cli.compare import with_files
+from specdec.cli.compare import hint_page, terminal_width, with_files
 
 if TYPE_CHECKING:
     from specdec.store import Run
@@ -89,9 +89,11 @@ def show(folder: Path, json: bool) -> None:
     if json:
         _print_json(run)
     else:
-        typer.echo(tables.as_text(run))
+        typer.echo(tables.as_text(run, terminal_width()))
     if all(s["status"] != "ok" for s in run.samples):
         raise typer.Exit(1)
+    if not json:
+        hint_page(folder)
 
 
 def _print_json(run: Run) -> None:

@@ -91,7 +91,7 @@ class SampleTexts:
 
     def _text(self, s: Sample) -> Text:
         turn = f", turn {s['turn'] + 1}" if s["turn"] else ""
-        out = Text(f"{s['prompt']}{turn}, {s['strategy']}{' (warm-up)' if s['warmup'] else ''}:\n", "bold")
+        out = Text().append(f"{s['prompt']}{turn}, {s['strategy']}{' (warm-up)' if s['warmup'] else ''}:\n", "bold")
         if s["steps"]:
             for step in view_sample(s, 0, self._pieces).steps:
                 out.append_text(self._marks.step(step))
