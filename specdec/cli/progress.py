@@ -5,10 +5,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from time import monotonic
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from specdec.arms import Arm
 from specdec.metrics import draft_totals
@@ -21,10 +22,6 @@ EVERY_S = 30.0
 """Without a terminal, at most one line of progress in so many seconds."""
 
 
-_WHOLE_RUN_S = 1e6
-"""The time left is estimated from all cells so far: of slow ones a shorter window may hold not one."""
-
-
 class RichObserver:
     """Shows the last cell's speed and acceptance beside the bar, and above it the texts of ``texts_of``, a target."""
 
@@ -35,8 +32,9 @@ class RichObserver:
             self._texts = SampleTexts(texts_of, has_color(console))
         elif texts_of:
             self.announce("--watch is off: stderr is no terminal.")
-        self._task = progress.add_task("", total=None, visible=False)
+        self._task = progress.add_task("", total=None, visible=False, left="")
         self._told, self._left, self._total = monotonic(), 0, 0
+        self._at, self._spent_s, self._counted = monotonic(), 0.0, 0
 
     def announce(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -44,10 +42,11 @@ class RichObserver:
     def start(self, total: int, done: int) -> None:
         self._progress.update(self._task, total=total, completed=done, visible=True)
         self._told, self._left, self._total = monotonic(), total - done, total
+        self._at = monotonic()
 
     def setting(self, label: str) -> None:
         """One setting of a replay is done."""
-        self._progress.update(self._task, advance=1, description=label)
+        self._advance(label, counts=True)
 
     def cell(self, arm: Arm, prompt: Prompt, samples: list[Sample]) -> None:
         ok = [s for s in samples if s["status"] == "ok"]
@@ -62,12 +61,23 @@ class RichObserver:
         if self._texts is not None and ok:
             # Between cells: the worker has said that it is done and has no order yet. It sends nothing for this that
             # it would not send anyway, so neither its own work nor a busy neighbour changes what is timed.
-            self._console.print(self._texts.draw(samples), highlight=False, soft_wrap=True)
-        self._progress.update(self._task, advance=1, description=text)
-        self._left -= 1
+            self._console.print(self._texts.draw(ok), highlight=False, soft_wrap=True)
+        left = self._advance(text, counts=not any(s["warmup"] for s in ok))
         if not self._console.is_terminal and monotonic() - self._told >= EVERY_S:
             self._told = monotonic()
-            self.announce(f"{self._total - self._left} of {self._total} cells; {text}")
+            self.announce(f"{self._total - self._left} of {self._total} cells{left and f', {left}'}; {text}")
+
+    def _advance(self, text: str, counts: bool) -> str:
+        """One more is done; returns how much time is left, by the mean of those that count: warm-ups are short."""
+        now = monotonic()
+        self._left -= 1
+        if counts:
+            self._spent_s, self._counted = self._spent_s + now - self._at, self._counted + 1
+        self._at = now
+        seconds = self._left * self._spent_s / self._counted if self._counted else None
+        left = "" if seconds is None else f"{timedelta(seconds=round(seconds))} left"
+        self._progress.update(self._task, advance=1, description=text, left=left)
+        return left
 
 
 @contextmanager
@@ -81,19 +91,12 @@ def watched(texts_of: str = "") -> Iterator[RichObserver]:
     columns = (
         BarColumn(20),
         MofNCompleteColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}", style="progress.remaining", markup=False),
         TextColumn("{task.description}", markup=False),
     )
-    with (
-        Progress(
-            *columns,
-            console=console,
-            transient=True,
-            refresh_per_second=2,
-            disable=not console.is_terminal,
-            speed_estimate_period=_WHOLE_RUN_S,
-        ) as progress,
-    ):
+    with Progress(
+        *columns, console=console, transient=True, refresh_per_second=2, disable=not console.is_terminal
+    ) as progress:
         observer = RichObserver(progress, console, texts_of)
         with warnings_as_lines(observer.announce):
             yield observer

@@ -72,21 +72,20 @@ class SampleTexts:
 
     def __init__(self, target: str, color: bool) -> None:
         self._target, self._marks = target, Marks(color)
-        self._explained: int | None = None
+        self._explained = Text()
 
     @cached_property
     def _pieces(self) -> Pieces:
         return Pieces(model_path(self._target))
 
     def draw(self, samples: list[Sample]) -> Text:
-        """The texts of those that are ok; with what the marks mean where that is new."""
+        """Their texts (all are ok), and what the marks mean where that is new."""
         out = Text()
         for s in samples:
-            if s["status"] == "ok":
-                out.append_text(self._text(s))
-        if out and self._explained != len(self._marks.sources) and self._marks.sources:
-            self._explained = len(self._marks.sources)
-            out.append_text(self._marks.legend())
+            out.append_text(self._text(s))
+        if self._marks.sources and self._explained != (legend := self._marks.legend()):
+            self._explained = legend
+            out.append_text(legend)
         return out
 
     def _text(self, s: Sample) -> Text:
@@ -97,7 +96,7 @@ class SampleTexts:
                 out.append_text(self._marks.step(step))
         else:
             out.append(f"{s['text']} [{s['engine']} tells no steps]")
-        return out.append("\n\n")
+        return out.append("\n")
 
 
 def summary(label: str, g: Generation) -> str:
