@@ -231,7 +231,7 @@ def test_tables_of_totals_show_na() -> None:
 class TestWideTerminals:
     """Of a real run: nothing is lost, nothing is too wide."""
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def run(self) -> Run:
         return read_run(Path(__file__).resolve().parent.parent / "results" / "reference" / "20261122-085546-4561")
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 from rich.progress import Progress
+from terminal import on_terminal
 
 from specdec.arms import Arm
 from specdec.cli import progress
+from specdec.demo import model_path
+from specdec.llama.pieces import Pieces
 from specdec.registry import Registry
 from specdec.report import tokens
 from specdec.report.show import as_text
@@ -82,3 +86,27 @@ def test_texts_are_off_where_there_is_no_terminal() -> None:
     run = read_run(REFERENCE)
     observer.cell(*a_cell("p"), [run.samples[0]])
     assert said.getvalue() == "--watch is off: stderr is no terminal.\n"
+
+
+def test_a_comparison_shows_its_texts_on_a_terminal() -> None:
+    words = [
+        "compare",
+        "--watch",
+        "-s",
+        "none",
+        "-w",
+        "demo-code",
+        "--limit",
+        "1",
+        "-n",
+        "8",
+        "--warmup",
+        "0",
+        "-t",
+        "1",
+    ]
+    shown = on_terminal([sys.executable, "-m", "specdec", *words], NO_COLOR="1", TERM="xterm-256color", COLUMNS="200")
+    (sample,) = read_run(next(Path("results").iterdir())).samples
+    seen = tokens.view_sample(sample, 1, Pieces(model_path("demo")))
+    text = "|".join("".join(m.text for m in step.marks) for step in seen.steps)
+    assert f"demo-code-01, none:\n{text}\n" in re.sub(r"\x1b\[[\d;]*m", "", shown).replace("\r\n", "\n")

@@ -116,14 +116,14 @@ def _answer(engine: Engine, spec: RunSpec, prompt: Prompt, measure: str) -> None
     _, text = next(engine.answers(arm, prompt, told=lambda step: told(stream.add(step))))
     told(stream.end(text.text))
     if not console.is_terminal:
-        _tell(f"{summary(label, text)}\n{against_plain(text, None, measure)}")
+        _tell(f"{summary(label, text)}\n{against_plain(label, text, None, measure)}")
         return
     console.print("\n")
     console.print(marks.legend(), end="")
     console.print(summary(label, text))
     limits = Limits(min(_PLAIN_TOKENS, len(text.token_ids)), spec.ignore_eos, spec.stop)
     plain = None if arm is engine.arms[0] else next(engine.answers(engine.arms[0], prompt, limits))[1]
-    console.print(against_plain(text, plain, measure))
+    console.print(against_plain(label, text, plain, measure))
 
 
 def _measure(spec: RunSpec) -> str:

@@ -111,9 +111,11 @@ def summary(label: str, g: Generation) -> str:
     return f"{len(g.token_ids)} tokens{speed}{rest}."
 
 
-def against_plain(g: Generation, plain: Generation | None, measure: str) -> str:
+def against_plain(label: str, g: Generation, plain: Generation | None, measure: str) -> str:
     """The same against plain decoding of the text's beginning (None: there is none), in a line that ends with the
     command ``measure``."""
+    if label == BASELINE:
+        return f"This was plain decoding. What drafting would give: {measure}"
     if plain is None or not plain.generation_s or not g.generation_s:
         return f"To compare it with plain decoding: {measure}"
     ratio, tokens = _tok_s(g) / _tok_s(plain), len(plain.token_ids)
