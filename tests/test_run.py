@@ -47,7 +47,7 @@ def answer(strategies: str, **options: Any) -> Generation:
     spec = RunSpec(target="demo", strategies=strategies, n_predict=24, model={"threads": 1}, **options)
     engine = Engine(spec, plan_strategies(spec), lambda line: None)
     try:
-        prompt = Prompt("prompt", "run", "completion", "short", text=PROMPT)
+        prompt = Prompt("given", "run", "completion", "short", text=PROMPT)
         engine.fit([prompt])
         return next(engine.answers(engine.arms[-1], prompt))[1]
     finally:

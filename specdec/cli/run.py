@@ -163,8 +163,8 @@ def _prompt(given: str, raw: bool) -> Prompt:
     if not text.strip():
         raise SpecdecError(f"{where}: the prompt is empty.", "Example: specdec run 'def main():'.")
     if raw:
-        return Prompt("prompt", "run", "completion", "short", text=text)
-    return Prompt("prompt", "run", "chat", "short", messages=(Message("user", text),))
+        return Prompt("given", "run", "completion", "short", text=text)
+    return Prompt("given", "run", "chat", "short", messages=(Message("user", text),))
 
 
 def _decoded(raw: bytes, where: str) -> str:
