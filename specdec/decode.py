@@ -7,12 +7,13 @@ comes from the prefill. Time is booked by phase, and the phases of a generation 
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from time import perf_counter
 
 import numpy as np
 
+from specdec.clock import Clock
 from specdec.errors import BrokenGeneration, SpecdecError
 from specdec.rollback import Mode, Rollback
 from specdec.sampling import Chooser
@@ -20,7 +21,6 @@ from specdec.strategy import Strategy
 from specdec.target import Outputs, Target
 from specdec.types import (
     NO_DRAFT,
-    PHASES,
     Draft,
     FloatArray,
     Generation,
@@ -31,36 +31,6 @@ from specdec.types import (
     TokenArray,
 )
 from specdec.verify import verify_by_choice, verify_by_rejection
-
-
-class Clock:
-    """Books wall time by phase without gaps: each ``to`` books the time since the last one."""
-
-    def __init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
-        """Begin again at zero, now."""
-        self.seconds = dict.fromkeys(PHASES, 0.0)
-        self.start = self._last = perf_counter()
-
-    def to(self, phase: str) -> float:
-        """Book the time since the last call to ``phase``; returns it in seconds."""
-        now = perf_counter()
-        spent = now - self._last
-        self.seconds[phase] += spent
-        self._last = now
-        return spent
-
-    @property
-    def booked(self) -> float:
-        """Seconds from the start to the last booking."""
-        return self._last - self.start
-
-    def move(self, source: str, phase: str, seconds: float) -> None:
-        """Rebook part of a phase."""
-        self.seconds[source] -= seconds
-        self.seconds[phase] += seconds
 
 
 class Decoder:
@@ -87,20 +57,28 @@ class Decoder:
         self._rollback.forget()
         self._held = np.empty(0, np.int32)
 
-    def generate(self, prompt_ids: TokenArray, limits: Limits, sampling: Sampling) -> Generation:
-        """One answer, with its counters checked. See ``stream`` to watch it grow."""
+    def generate(
+        self,
+        prompt_ids: TokenArray,
+        limits: Limits,
+        sampling: Sampling,
+        told: Callable[[Step], object] = lambda step: None,
+    ) -> Generation:
+        """One answer, with its counters checked. ``told`` is handed each of ``stream``'s steps as it is done."""
         stream = self.stream(prompt_ids, limits, sampling)
         while True:
             try:
-                next(stream)
+                step = next(stream)
             except StopIteration as done:
                 check_identity(done.value)
                 return done.value  # type: ignore[no-any-return]
+            told(step)
 
     def stream(
         self, prompt_ids: TokenArray, limits: Limits, sampling: Sampling, clock: Clock | None = None
     ) -> Generator[Step, None, Generation]:
-        """Generate, yielding each step; the generator's return value is the ``Generation``.
+        """Generate, yielding the prompt's decode as a step without a draft, whose one token is the first, then each step;
+        the generator's return value is the ``Generation``. Time that the caller takes between two steps is not booked.
 
         ``clock`` is for callers that want the phases of each step: it is started again after the prefill.
         """
@@ -156,12 +134,16 @@ class _Run:
         clock.restart()
         self._target.take_experts()  # those of the prompt
         redecoded = self._d._rollback.n_redecoded
-        self._emit([self._chooser.choose(row, 0)])
+        first = self._emit([self._chooser.choose(row, 0)])
         clock.to("sample")
         ttft_s = perf_counter() - self._began
+        yield Step(self._n_prompt - 1, NO_DRAFT, 0, tuple(first))
+        clock.skip()
         while not self._stop:
-            yield self._step(clock)
-        clock.to("other")
+            step = self._step(clock)
+            clock.to("other")
+            yield step
+            clock.skip()
         generation_s = clock.booked
         self._strategy.end()
         self._d._held = self._view[: self._d._rollback.end]
@@ -213,7 +195,6 @@ class _Run:
         began = perf_counter()
         rollback, start = self._d._rollback, self._n - 1
         # 1. propose
-        clock.to("other")
         translated = self._strategy.translate_s
         draft = self._propose()
         n_draft = len(draft.token_ids)

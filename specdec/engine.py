@@ -27,7 +27,7 @@ from specdec.rollback import SNAPSHOT_RESERVE, Mode, snapshots_for, snapshots_sh
 from specdec.spec import RunSpec
 from specdec.strategy import Services, Strategy
 from specdec.target import Target
-from specdec.types import Generation, Limits, MemoryItem, Message, Prompt, TokenArray
+from specdec.types import Generation, Limits, MemoryItem, Message, Prompt, Step, TokenArray
 
 
 class Engine:
@@ -159,8 +159,10 @@ class Engine:
 
     # ---- generations
 
-    def answers(self, arm: Arm, prompt: Prompt, limits: Limits | None = None) -> Iterator[tuple[int, Generation]]:
-        """(turn, generation) for each turn of the prompt.
+    def answers(
+        self, arm: Arm, prompt: Prompt, limits: Limits | None = None, told: Callable[[Step], object] = lambda step: None
+    ) -> Iterator[tuple[int, Generation]]:
+        """(turn, generation) for each turn of the prompt; ``told`` is handed each step (``Decoder.generate``).
 
         The memory starts empty; within a conversation it is kept, as users have it. The strategy starts fresh unless
         the run carries state.
@@ -178,7 +180,7 @@ class Engine:
                 strategy = self._strategy(arm)
             if grows or not turn:
                 decoder = Decoder(self._spoken(self._context(arm), prompt), strategy, arm.rollback)
-            generation = decoder.generate(ids, limits, seeded(self.sampling, prompt, turn))
+            generation = decoder.generate(ids, limits, seeded(self.sampling, prompt, turn), told)
             yield turn, dataclasses.replace(generation, memory=tuple(self._memory(arm, strategy, generation)))
             answers.append(Message("assistant", generation.text))
 

@@ -52,6 +52,7 @@ def test_compare_prints_tables_and_stores(call: Any, nano_hybrid: Path) -> None:
     assert "Loaded in" in err
     assert max(map(len, out.split("\nspeedup: ")[0].splitlines())) <= 100
     (run,) = Path("results").iterdir()
+    assert err.splitlines()[-1].endswith(f": specdec report {run} --format html --out report.html")
     meta = json.loads((run / "run.json").read_text())
     assert meta["status"] == "finished"
     samples = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
@@ -60,8 +61,9 @@ def test_compare_prints_tables_and_stores(call: Any, nano_hybrid: Path) -> None:
 
 
 def test_json_is_alone_on_stdout_and_complete(call: Any, nano_hybrid: Path) -> None:
-    code, out, _ = call("compare", "--target", nano_hybrid, "--workloads", "chat", "--limit", 1, "--json", *SHORT)
+    code, out, err = call("compare", "--target", nano_hybrid, "--workloads", "chat", "--limit", 1, "--json", *SHORT)
     assert code == 0
+    assert "specdec report" not in err
     got = json.loads(out)
     assert {"run_id", "labels", "rows"} <= set(got)
     assert len(got["rows"]) == 3 * 2

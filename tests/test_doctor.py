@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 from fake_nvml import FakeNvml
+from terminal import on_terminal
 
 from specdec.doctor import build, machine
 from specdec.local_models import find_models
@@ -178,6 +178,10 @@ def test_models_in_the_stores_of_others(nano_dense: Path, monkeypatch: pytest.Mo
         ("specdec compare -s ngram-mod,dr", "ngram-mod,draft"),
         ("specdec compare -w code,demo-c", "code,demo-code"),
         ("specdec strategies show non", "none"),
+        ("specdec run x -s ngram-m", "ngram-mod"),
+        ("specdec run x --ra", "--raw"),
+        ("specdec run x --cache-type-k q8_0 --n-cpu", "--n-cpu-moe"),
+        ("specdec compare --wat", "--watch"),
     ],
 )
 def test_the_shell_completes(words: str, expected: str) -> None:
@@ -214,23 +218,3 @@ def test_the_command_alone_shows_its_help() -> None:
     assert done.stderr.startswith("Usage: specdec")
     assert "doctor" in done.stderr
     assert done.stderr.rstrip().splitlines()[-1].lstrip().startswith("strategies")
-
-
-def on_terminal(command: list[str], **environment: str) -> str:
-    """What a command writes on a terminal."""
-    environment = {k: v for k, v in (os.environ | environment).items() if v}
-    main, side = pty.openpty()
-    with subprocess.Popen(command, stdout=side, stderr=side, stdin=side, env=environment) as process:
-        os.close(side)
-        out = b""
-        while True:
-            try:
-                chunk = os.read(main, 65536)
-            except OSError:  # the terminal closes with its last writer
-                break
-            if not chunk:
-                break
-            out += chunk
-        process.wait()
-    os.close(main)
-    return out.decode("utf-8", "replace")

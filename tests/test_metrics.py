@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from specdec.metrics import rows
-from specdec.store import Run, Sample
+from specdec.store import Run, Sample, read_run
 from specdec.types import PHASES, Row
 
 
@@ -225,3 +226,38 @@ def test_tables_of_totals_show_na() -> None:
     run.meta["labels"]["sampling"] = "greedy"
     line = next(line for line in as_text(run).split("Drafting\n")[1].splitlines() if " s " in line)
     assert line.split()[1:] == ["67%", "n/a", "n/a", "n/a", "n/a"]
+
+
+class TestWideTerminals:
+    """Of a real run: nothing is lost, nothing is too wide."""
+
+    @pytest.fixture
+    def run(self) -> Run:
+        return read_run(Path(__file__).resolve().parent.parent / "results" / "reference" / "20261122-085546-4561")
+
+    def tables(self, text: str) -> dict[str, list[str]]:
+        found = re.findall(r"^(.+)\n=+\n\n((?:.+\n)+)", text, re.MULTILINE)
+        return {title: body.splitlines() for title, body in found}
+
+    @pytest.mark.parametrize(
+        ("width", "beside"), [(120, "acceptance  AL    MiB"), (150, "drafted/step  accepted/step")]
+    )
+    def test_what_drafting_gives_stands_beside_the_speed(self, run: Run, width: int, beside: str) -> None:
+        from specdec.report.tables import as_text
+
+        narrow, wide = self.tables(as_text(run)), self.tables(as_text(run, width))
+        assert beside in wide["Speed"][0]
+        assert max(len(line) for body in wide.values() for line in body) <= width
+        assert ("Drafting" in wide) == (width < 150)
+        for at in range(2, len(narrow["Speed"])):
+            figures = {*narrow["Speed"][at].split(), *narrow["Drafting"][at].split()}
+            assert figures <= {*wide["Speed"][at].split(), *(wide.get("Drafting", []) or [""] * 99)[at].split()}
+        positions = wide["Acceptance by position"][0].split()[2:]
+        assert positions == [str(i + 1) for i in range(len(positions))]
+        assert len(positions) > 8
+
+    def test_eighty_columns_stay_as_they_are(self, run: Run) -> None:
+        from specdec.report.tables import as_text
+
+        assert as_text(run, 80) == as_text(run)
+        assert self.tables(as_text(run))["Acceptance by position"][0].split()[-1] == "8"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from specdec import clock as clock_module
 from specdec import decode
 from specdec.decode import Decoder
 from specdec.errors import SpecdecError
@@ -107,6 +108,7 @@ class Drafter(Strategy):
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Time:
     time = Time()
+    monkeypatch.setattr(clock_module, "perf_counter", time)
     monkeypatch.setattr(decode, "perf_counter", time)
     monkeypatch.setattr(bench_module, "perf_counter", time)
     return time

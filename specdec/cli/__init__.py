@@ -68,6 +68,7 @@ from specdec.cli import (  # noqa: E402 - commands register themselves
     redact,  # noqa: F401
     replay,  # noqa: F401
     report,  # noqa: F401
+    run,  # noqa: F401
     show,  # noqa: F401
     strategies,  # noqa: F401
     vocab,  # noqa: F401

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from specdec.spec import ModelOptions, RunSpec
 
 
-def compare_cards(spec: RunSpec, cards: str, reserve: int, results: Path, dry_run: bool, json: bool) -> None:
+def compare_cards(
+    spec: RunSpec, cards: str, reserve: int, results: Path, dry_run: bool, json: bool, watch: bool = False
+) -> None:
     """Plan, run and show. A run that cannot be made costs itself, not the others; then the exit code is 1."""
     from specdec import runner, store
     from specdec.cli.progress import watched
@@ -26,7 +28,7 @@ def compare_cards(spec: RunSpec, cards: str, reserve: int, results: Path, dry_ru
 
     _refuse(spec)
     group = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    with watched() as observer:
+    with watched(spec.target if watch else "") as observer:
         runs = lay_out(spec, parse_cards(cards, reserve), group, observer.announce)
         for i, run in enumerate(runs, 1):
             observer.announce(f"Run {i} of {len(runs)}: {tables.run_line(run)}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,23 +12,21 @@ import typer
 
 from specdec.cli import app, complete
 from specdec.cli import options as o
+from specdec.cli.option_groups import ModelFlags, Models, SamplingFlags, grouped
 
 if TYPE_CHECKING:
     from specdec.spec import RunSpec
 
 DEMO_WORKLOADS = "demo-code,demo-docs,demo-json,demo-edit"
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of tables.")]
-
 
 @app.command()
+@grouped
 def compare(
     context: typer.Context,
-    target: o.Target = "demo",
+    models: Models,
     strategies: o.Strategies = "ngram",
     strategy: o.StrategyFiles = [],  # noqa: B006 - Typer copies it
-    draft: o.DraftFile = "",
-    mtp_model: o.MtpFile = "",
     workloads: o.Workloads = "",
     prompts: o.PromptFiles = [],  # noqa: B006
     limit: o.Limit = 5,
@@ -41,7 +42,8 @@ def compare(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the cells and the time they will take; run nothing.")
     ] = False,
-    json: Json = False,
+    watch: o.Watch = False,
+    json: o.Json = False,
     record: Annotated[
         Path | None, typer.Option("--record", help="Also write what `none` said as a trace, for specdec replay.")
     ] = None,
@@ -53,27 +55,9 @@ def compare(
     thinking: o.Thinking = False,
     carry_state: o.CarryState = False,
     count_experts: o.CountExperts = False,
-    sampling: o.SamplingMode = "greedy",
-    temp: o.Temp = None,
-    top_k: o.TopK = None,
-    top_p: o.TopP = None,
-    min_p: o.MinP = None,
-    gpu_layers: o.GpuLayers = -1,
-    n_cpu_moe: o.NCpuMoe = 0,
-    override_tensor: o.OverrideTensor = [],  # noqa: B006
-    load_mode: o.LoadMode = "auto",
-    no_mmap: o.NoMmap = False,
-    threads: o.Threads = 0,
-    threads_batch: o.ThreadsBatch = 0,
-    ctx_size: o.CtxSize = 0,
-    batch_size: o.BatchSize = 2048,
-    ubatch_size: o.UbatchSize = 512,
-    flash_attn: o.FlashAttn = "auto",
-    cache_type_k: o.CacheTypeK = "f16",
-    cache_type_v: o.CacheTypeV = "f16",
-    no_op_offload: o.NoOpOffload = False,
-    main_gpu: o.MainGpu = -1,
-    device: o.Device = "",
+    *,
+    sampling: SamplingFlags,
+    model: ModelFlags,
     card: o.Cards = "",
     vram_limit: o.VramLimit = 0,
     reserve: o.Reserve = 512,
@@ -86,18 +70,12 @@ def compare(
 
     if quick:  # short answers, as many prompts as it takes; what was asked for still counts
         limit, n_predict = _given(context, "limit", limit, 0), _given(context, "n_predict", n_predict, 64)
-
-    if target == "demo":
-        draft = draft or "demo-draft"
-        workloads = workloads or ("" if prompts else DEMO_WORKLOADS)
-        typer.echo("Target: the demo model that comes with specdec (tiny, knows code and documentation).", err=True)
+    models.announce()
     spec = make_spec(
-        target=target,
+        **models.values(),
         strategies=with_files(strategies, strategy),
         strategy_files=tuple(strategy),
-        draft=draft,
-        mtp_model=mtp_model,
-        workloads=split(workloads),
+        workloads=chosen_workloads(workloads, prompts, models),
         prompt_files=tuple(prompts),
         limit=limit or None,
         n_predict=n_predict,
@@ -119,29 +97,13 @@ def compare(
         thinking=thinking,
         carry_state=carry_state,
         count_experts=count_experts,
-        sampling={"sampling": sampling, "temp": temp, "top_k": top_k, "top_p": top_p, "min_p": min_p},
-        model={
-            "gpu_layers": gpu_layers,
-            "n_cpu_moe": n_cpu_moe,
-            "override_tensor": tuple(override_tensor),
-            "load_mode": "none" if no_mmap else load_mode,
-            "threads": threads,
-            "threads_batch": threads_batch,
-            "ctx_size": ctx_size,
-            "batch_size": batch_size,
-            "ubatch_size": ubatch_size,
-            "flash_attn": flash_attn,
-            "cache_type_k": cache_type_k,
-            "cache_type_v": cache_type_v,
-            "op_offload": not no_op_offload,
-            "main_gpu": main_gpu,
-            "device": device,
-        },
+        sampling=sampling.values(),
+        model=model.values(),
     )
     if card:
         from specdec.cli.cards import compare_cards
 
-        compare_cards(spec, card, reserve, results, dry_run, json)
+        compare_cards(spec, card, reserve, results, dry_run, json, watch)
         return
     if dry_run:
         _dry_run(spec)
@@ -149,7 +111,7 @@ def compare(
     from specdec import runner
     from specdec.cli.progress import watched
 
-    with watched() as observer:
+    with watched(models.target if watch else "") as observer:
         folder = runner.compare(spec, results, observer)
         if record is not None:
             from specdec import store
@@ -157,7 +119,7 @@ def compare(
 
             record_from_run(store.read_run(folder), record)
             observer.announce(f"Wrote {record}")
-    _print(folder, json)
+    show(folder, json)
 
 
 @app.command()
@@ -167,7 +129,8 @@ def resume(
     ],
     results: o.Results = o.DEFAULT_RESULTS,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run cells that failed once more.")] = False,
-    json: Json = False,
+    watch: o.Watch = False,
+    json: o.Json = False,
 ) -> None:
     """Finish an interrupted run, in the same order and with the same seed."""
     from specdec import runner, store
@@ -184,9 +147,9 @@ def resume(
         return
     if found.meta["kind"] != "compare":
         raise SpecdecError(f"{found.folder} is a {found.meta['kind']}: it cannot be resumed.", "Take it again.")
-    with watched() as observer:
+    with watched(found.meta["spec"]["target"] if watch else "") as observer:
         folder = runner.resume(found, observer, retry_failed)
-    _print(folder, json)
+    show(folder, json)
 
 
 def _given(context: typer.Context, name: str, value: int, otherwise: int) -> int:
@@ -216,14 +179,35 @@ def _dry_run(spec: RunSpec) -> None:
     typer.echo(f"{len(plan.cells)} cells, at most {_duration(seconds)} (from one short measurement of plain decoding)")
 
 
-def _print(folder: Path, json: bool) -> None:
+def show(folder: Path, json: bool) -> None:
+    """Print a finished run; where everything failed, the exit code is 1."""
     from specdec import store
     from specdec.report import formats, tables
 
     run = store.read_run(folder)
-    typer.echo(formats.as_json(run) if json else tables.as_text(run))
+    typer.echo(formats.as_json(run) if json else tables.as_text(run, terminal_width()))
     if all(s["status"] != "ok" for s in run.samples):
         raise typer.Exit(1)
+    if not json:
+        hint_page(folder)
+
+
+def hint_page(folder: Path) -> None:
+    """The command that makes the run's page; on stderr, for it is no result."""
+    words = ["specdec", "report", str(folder), "--format", "html", "--out", "report.html"]
+    typer.echo(f"\nThe same as a page, with pictures: {shlex.join(words)}", err=True)
+
+
+def terminal_width() -> int:
+    """Columns that tables may take on stdout: what is no terminal gets the same 80 wherever it runs."""
+    from specdec.report.tables import NARROW
+
+    return max(NARROW, shutil.get_terminal_size().columns) if sys.stdout.isatty() else NARROW
+
+
+def chosen_workloads(named: str, prompt_files: list[str], models: Models) -> tuple[str, ...]:
+    """The workloads that were named; the demo model's own where neither these nor prompts were."""
+    return split(named or (DEMO_WORKLOADS if models.demo and not prompt_files else ""))
 
 
 def with_files(strategies: str, files: list[str]) -> str:

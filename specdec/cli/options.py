@@ -12,6 +12,12 @@ from specdec.cli import complete
 Results = Annotated[Path, typer.Option("--results", help="Folder that holds the runs.")]
 DEFAULT_RESULTS = Path("results")
 
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of tables.")]
+Watch = Annotated[
+    bool,
+    typer.Option("--watch", help="Show each text above the progress, its tokens marked as by specdec show; terminal."),
+]
+
 Target = Annotated[
     str, typer.Option("--target", "-m", help="The target model, a GGUF file; demo is the one that comes with specdec.")
 ]
@@ -74,6 +80,9 @@ RollbackModes = Annotated[
         "--rollback",
         help="Undo in recurrent memory: auto, snapshots, checkpoint, checkpoint-host; a comma list compares.",
     ),
+]
+RollbackMode = Annotated[
+    str, typer.Option("--rollback", help="Undo in recurrent memory: auto, snapshots, checkpoint or checkpoint-host.")
 ]
 Snapshots = Annotated[
     int | None, typer.Option("--snapshots", help="Recurrent states kept for rollback; default by draft length.")

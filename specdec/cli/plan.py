@@ -8,14 +8,15 @@ import typer
 
 from specdec.cli import app
 from specdec.cli import options as o
+from specdec.cli.option_groups import Models, grouped
 
 
 @app.command()
+@grouped
 def plan(
     card: Annotated[str, typer.Option("--card", help="Sizes of cards, comma list: 8GB,12GB.")] = "8GB,12GB,16GB",
-    target: o.Target = "demo",
-    draft: o.DraftFile = "",
-    mtp_model: o.MtpFile = "",
+    *,
+    models: Models,
     strategies: Annotated[
         str, typer.Option("--strategies", "-s", help="Strategies, comma list; default: mtp, draft, ngram as there are.")
     ] = "",
@@ -28,11 +29,9 @@ def plan(
     batch_size: o.BatchSize = 2048,
     flash_attn: o.FlashAttn = "auto",
     threads: o.Threads = 0,
-    rollback: Annotated[
-        str, typer.Option("--rollback", help="auto, snapshots, checkpoint or checkpoint-host.")
-    ] = "auto",
+    rollback: o.RollbackMode = "auto",
     snapshots: o.Snapshots = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+    json: o.Json = False,
 ) -> None:
     """What fits a card: the split for each strategy, memory by item, what is left, and the commands."""
     from specdec.cli.compare import split, with_files
@@ -43,14 +42,10 @@ def plan(
     from specdec.vram.cards import parse_cards
     from specdec.vram.plan import fit
 
-    if target == "demo":
-        draft = draft or "demo-draft"
     spec = make_spec(
-        target=target,
+        **models.values(),
         strategies=with_files(strategies, strategy),
         strategy_files=tuple(strategy),
-        draft=draft,
-        mtp_model=mtp_model,
         rollback=split(rollback) or ("auto",),
         snapshots=snapshots,
         model={
@@ -67,6 +62,6 @@ def plan(
     cases = cases_of(spec, header)
     fits = [fit(case, header, spec.model, each) for each in cards for case in cases]
     shown = tables.as_json if json else tables.as_text
-    typer.echo(shown(fits, target, threads or default_threads()))
+    typer.echo(shown(fits, models.target, threads or default_threads()))
     if not any(f.fits for f in fits):
         raise typer.Exit(1)

@@ -8,14 +8,14 @@ import typer
 
 from specdec.cli import app
 from specdec.cli import options as o
+from specdec.cli.option_groups import ModelFlags, Models, SamplingFlags, grouped
 from specdec.errors import SpecdecError
 
 
 @app.command()
+@grouped
 def profile(
-    target: o.Target = "demo",
-    draft: o.DraftFile = "",
-    mtp_model: o.MtpFile = "",
+    models: Models,
     strategies: Annotated[
         str,
         typer.Option("--strategies", "-s", help="Whose drafting is measured; default: mtp, draft, ngram as there are."),
@@ -37,27 +37,10 @@ def profile(
     ] = False,
     seed: o.Seed = 0,
     results: o.Results = o.DEFAULT_RESULTS,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of tables.")] = False,
-    sampling: o.SamplingMode = "greedy",
-    temp: o.Temp = None,
-    top_k: o.TopK = None,
-    top_p: o.TopP = None,
-    min_p: o.MinP = None,
-    gpu_layers: o.GpuLayers = -1,
-    n_cpu_moe: o.NCpuMoe = 0,
-    override_tensor: o.OverrideTensor = [],  # noqa: B006
-    load_mode: o.LoadMode = "auto",
-    no_mmap: o.NoMmap = False,
-    threads_batch: o.ThreadsBatch = 0,
-    ctx_size: o.CtxSize = 0,
-    batch_size: o.BatchSize = 2048,
-    ubatch_size: o.UbatchSize = 512,
-    flash_attn: o.FlashAttn = "auto",
-    cache_type_k: o.CacheTypeK = "f16",
-    cache_type_v: o.CacheTypeV = "f16",
-    no_op_offload: o.NoOpOffload = False,
-    main_gpu: o.MainGpu = -1,
-    device: o.Device = "",
+    json: o.Json = False,
+    *,
+    sampling: SamplingFlags,
+    model: ModelFlags,
     card: Annotated[
         str,
         typer.Option("--card", help="Emulate a card of this size, as 8GB: the split is planned, the rest held back."),
@@ -73,14 +56,10 @@ def profile(
     from specdec.report import profile as tables
     from specdec.spec import check
 
-    if target == "demo":
-        draft = draft or "demo-draft"
     values: dict[str, object] = {
-        "target": target,
+        **models.values(),
         "strategies": strategies,
         "strategy_files": tuple(strategy),
-        "draft": draft,
-        "mtp_model": mtp_model,
         "depths": _numbers("--depths", depths),
         "n_max": n_max,
         "repeats": repeats,
@@ -88,23 +67,8 @@ def profile(
         "experts": experts,
         "seed": seed,
         "vram_limit": vram_limit,
-        "sampling": {"sampling": sampling, "temp": temp, "top_k": top_k, "top_p": top_p, "min_p": min_p},
-        "model": {
-            "gpu_layers": gpu_layers,
-            "n_cpu_moe": n_cpu_moe,
-            "override_tensor": tuple(override_tensor),
-            "load_mode": "none" if no_mmap else load_mode,
-            "threads_batch": threads_batch,
-            "ctx_size": ctx_size,
-            "batch_size": batch_size,
-            "ubatch_size": ubatch_size,
-            "flash_attn": flash_attn,
-            "cache_type_k": cache_type_k,
-            "cache_type_v": cache_type_v,
-            "op_offload": not no_op_offload,
-            "main_gpu": main_gpu,
-            "device": device,
-        },
+        "sampling": sampling.values(),
+        "model": {k: v for k, v in model.values().items() if k != "threads"},  # --threads adds curves here
     }
     if lengths:
         values["passes"] = _numbers("--lengths", lengths)

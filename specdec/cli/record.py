@@ -9,10 +9,12 @@ import typer
 
 from specdec.cli import app
 from specdec.cli import options as o
-from specdec.cli.compare import DEMO_WORKLOADS, split
+from specdec.cli.compare import chosen_workloads
+from specdec.cli.option_groups import ModelFlags, Models, SamplingFlags, grouped
 
 
 @app.command()
+@grouped
 def record(
     out: Annotated[Path, typer.Option("--out", "-o", help="The trace to write.")] = Path("trace.npz"),
     from_run: Annotated[
@@ -29,9 +31,8 @@ def record(
         Path | None,
         typer.Option("--training-data", help="Folder for a drafter's training data, hidden states included."),
     ] = None,
-    target: o.Target = "demo",
-    draft: o.DraftFile = "",
-    mtp_model: o.MtpFile = "",
+    *,
+    models: Models,
     workloads: o.Workloads = "",
     prompts: o.PromptFiles = [],  # noqa: B006 - Typer copies it
     limit: o.Limit = 5,
@@ -41,27 +42,8 @@ def record(
     ignore_eos: o.IgnoreEos = False,
     stop: o.Stop = [],  # noqa: B006
     thinking: o.Thinking = False,
-    sampling: o.SamplingMode = "greedy",
-    temp: o.Temp = None,
-    top_k: o.TopK = None,
-    top_p: o.TopP = None,
-    min_p: o.MinP = None,
-    gpu_layers: o.GpuLayers = -1,
-    n_cpu_moe: o.NCpuMoe = 0,
-    override_tensor: o.OverrideTensor = [],  # noqa: B006
-    load_mode: o.LoadMode = "auto",
-    no_mmap: o.NoMmap = False,
-    threads: o.Threads = 0,
-    threads_batch: o.ThreadsBatch = 0,
-    ctx_size: o.CtxSize = 0,
-    batch_size: o.BatchSize = 2048,
-    ubatch_size: o.UbatchSize = 512,
-    flash_attn: o.FlashAttn = "auto",
-    cache_type_k: o.CacheTypeK = "f16",
-    cache_type_v: o.CacheTypeV = "f16",
-    no_op_offload: o.NoOpOffload = False,
-    main_gpu: o.MainGpu = -1,
-    device: o.Device = "",
+    sampling: SamplingFlags,
+    model: ModelFlags,
 ) -> None:
     """Record what the target says, once, so that `specdec replay` can try any number of strategies on it."""
     from specdec.cli.progress import watched
@@ -70,18 +52,13 @@ def record(
     from specdec.spec import make_spec
 
     if from_run:
-        _from_run(from_run, results, out, "" if target == "demo" else target, drafts or training_data or top_logprobs)
+        _from_run(from_run, results, out, "" if models.demo else models.target, drafts or training_data or top_logprobs)
         return
-    if target == "demo":
-        draft = draft or "demo-draft"
-        workloads = workloads or ("" if prompts else DEMO_WORKLOADS)
-        typer.echo("Target: the demo model that comes with specdec (tiny, knows code and documentation).", err=True)
+    models.announce()
     spec = make_spec(
-        target=target,
+        **models.values(),
         strategies="none",
-        draft=draft,
-        mtp_model=mtp_model,
-        workloads=split(workloads),
+        workloads=chosen_workloads(workloads, prompts, models),
         prompt_files=tuple(prompts),
         limit=limit or None,
         n_predict=n_predict,
@@ -89,24 +66,8 @@ def record(
         ignore_eos=ignore_eos,
         stop=tuple(stop),
         thinking=thinking,
-        sampling={"sampling": sampling, "temp": temp, "top_k": top_k, "top_p": top_p, "min_p": min_p},
-        model={
-            "gpu_layers": gpu_layers,
-            "n_cpu_moe": n_cpu_moe,
-            "override_tensor": tuple(override_tensor),
-            "load_mode": "none" if no_mmap else load_mode,
-            "threads": threads,
-            "threads_batch": threads_batch,
-            "ctx_size": ctx_size,
-            "batch_size": batch_size,
-            "ubatch_size": ubatch_size,
-            "flash_attn": flash_attn,
-            "cache_type_k": cache_type_k,
-            "cache_type_v": cache_type_v,
-            "op_offload": not no_op_offload,
-            "main_gpu": main_gpu,
-            "device": device,
-        },
+        sampling=sampling.values(),
+        model=model.values(),
     )
     with watched() as observer:
         run_record(spec, out, Wanted(top_logprobs, drafts, depth, training_data), observer)

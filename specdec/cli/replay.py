@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,10 +9,9 @@ import typer
 
 from specdec.cli import app
 from specdec.cli import options as o
-from specdec.cli.compare import Json, with_files
+from specdec.cli.compare import hint_page, terminal_width, with_files
 
 if TYPE_CHECKING:
-    from specdec.replay.run import Watcher
     from specdec.store import Run
 
 
@@ -42,7 +39,7 @@ def replay(
     jobs: Annotated[int, typer.Option("--jobs", "-j", help="Processes; 0: as many as pay.")] = 0,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the search and of the held-out split.")] = 0,
     results: o.Results = o.DEFAULT_RESULTS,
-    json: Json = False,
+    json: o.Json = False,
 ) -> None:
     """Try strategies on a recorded target: acceptance, and with costs the speed; no model is needed."""
     from specdec.replay.run import ReplayOptions
@@ -66,6 +63,8 @@ def replay(
             "seed": seed,
         },
     )
+    from specdec.cli.progress import watched
+
     with watched() as watcher:
         folder = run_replay(options, results, watcher)
     show(folder, json)
@@ -73,6 +72,7 @@ def replay(
 
 def finish(run: Run, json: bool) -> None:
     """Finish an interrupted replay."""
+    from specdec.cli.progress import watched
     from specdec.replay.session import resume
 
     with watched() as watcher:
@@ -89,9 +89,11 @@ def show(folder: Path, json: bool) -> None:
     if json:
         _print_json(run)
     else:
-        typer.echo(tables.as_text(run))
+        typer.echo(tables.as_text(run, terminal_width()))
     if all(s["status"] != "ok" for s in run.samples):
         raise typer.Exit(1)
+    if not json:
+        hint_page(folder)
 
 
 def _print_json(run: Run) -> None:
@@ -109,35 +111,3 @@ def _print_json(run: Run) -> None:
         typer.echo(comma + orjson.dumps(row).decode())
         comma = ","
     typer.echo("]}")
-
-
-@contextmanager
-def watched() -> Iterator[Watcher]:
-    """Progress on stderr, with the time left."""
-    import warnings
-
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))
-
-    class Shown:
-        def announce(self, line: str) -> None:
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-        def start(self, total: int, done: int) -> None:
-            progress.update(task, total=total, completed=done, visible=True)
-
-        def setting(self, label: str) -> None:
-            progress.update(task, advance=1, description=label)
-
-    with (
-        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
-        warnings.catch_warnings(),
-    ):
-        task = progress.add_task("", total=None, visible=False)
-        shown = Shown()
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_args, **_kwargs: shown.announce(f"warning: {message}")
-        yield shown

@@ -10,6 +10,7 @@ import typer
 
 from specdec.cli import app, complete
 from specdec.cli import options as o
+from specdec.cli.compare import terminal_width
 
 if TYPE_CHECKING:
     from specdec.profile.stored import Profile
@@ -52,6 +53,7 @@ def report(
 ) -> None:
     """A stored run's tables or its page, or two runs against each other; needs no model and no llama.cpp."""
     from specdec import store
+    from specdec.report.tables import NARROW
 
     runs = [store.read_run(store.find_run(name, results)) for name in (run, other) if name]
     found = _profile_of(runs[0], profile, results) if not other else None
@@ -62,7 +64,8 @@ def report(
     if not other and format in _FILES and runs[0].meta["kind"] == "compare":
         _write(out, _drawn(runs[0], format, picture, found, target), format)
         return
-    text = _two(runs[0], runs[1], format, allow_differences) if other else _one(runs[0], format, found)
+    width = NARROW if out else terminal_width()
+    text = _two(runs[0], runs[1], format, allow_differences) if other else _one(runs[0], format, found, width)
     if out is None:
         typer.echo(text)
     else:
@@ -91,16 +94,15 @@ def _drawn(run: Run, format: str, picture: str, profile: Profile | None, target:
     return write.picture(run, profile, picture, format)
 
 
-def _one(run: Run, format: str, profile: Profile | None) -> str:
+def _one(run: Run, format: str, profile: Profile | None, width: int) -> str:
     from specdec.report import formats, tables
     from specdec.report import profile as profiles
 
     if run.meta["kind"] == "profile":
         forms = {"text": profiles.as_text, "md": profiles.as_markdown, "json": profiles.as_json}
         return _form(format, forms)(run)
-    text = _form(
-        format, {"text": tables.as_text, "md": tables.as_markdown, "csv": formats.as_csv, "json": formats.as_json}
-    )(run)
+    forms = {"md": tables.as_markdown, "csv": formats.as_csv, "json": formats.as_json}
+    text = _form(format, {"text": lambda run: tables.as_text(run, width), **forms})(run)
     if format in ("csv", "json"):
         return text
     return text + _predict(run, profile, "simple" if format == "text" else "pipe")

@@ -41,5 +41,4 @@ def show(
         typer.echo(report.steps_table(seen))
         return
     console = Console(highlight=False, soft_wrap=True)
-    color = console.color_system is not None and not console.no_color
-    console.print(report.as_text(found, seen, color))
+    console.print(report.as_text(found, seen, report.has_color(console)))

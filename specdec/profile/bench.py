@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-from specdec.decode import Clock, Decoder
+from specdec.clock import Clock
+from specdec.decode import Decoder
 from specdec.forced import ForcedTarget
 from specdec.profile.stage import Outcome, Script, Scripted
 from specdec.rollback import Mode
@@ -156,7 +157,9 @@ class Bench:
         prompt = self.text[: self._depth]
         room = 2 + sum(w.length + 1 for w in wants) + max(w.length for w in wants)
         limits = Limits(min(room, self._target.n_ctx - len(prompt)), ignore_eos=True)
-        return self._decoder.stream(prompt, limits, self._sampling, clock)
+        stream = self._decoder.stream(prompt, limits, self._sampling, clock)
+        next(stream)  # the prompt's decode
+        return stream
 
     def _close(self, stream: Generator[Step, None, Any]) -> None:
         stream.close()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
+from rich.console import Console
 from rich.text import Text
 from tabulate import tabulate
 
 from specdec.metrics import draft_totals
-from specdec.report.tokens import TokenStep, TokenView
+from specdec.report.tokens import Mark, TokenStep, TokenView
 from specdec.store import Run
 
 _COLORS = ("green", "cyan", "magenta", "blue")
@@ -16,17 +17,69 @@ _COLORS = ("green", "cyan", "magenta", "blue")
 _BORDER = "|"
 
 
+class Marks:
+    """Draws steps, one after the other: of one text, or of several that share their colours.
+
+    Args:
+        color: whether tokens are told apart by colours; else by signs.
+    """
+
+    def __init__(self, color: bool) -> None:
+        self._color = color
+        self.sources: list[str] = []
+        """What has drafted, in the order of its first draft."""
+
+    def step(self, step: TokenStep) -> Text:
+        """The texts of its tokens, marked."""
+        out = Text()
+        if step.drafted and step.source not in self.sources:
+            self.sources.append(step.source)
+        if step.number:
+            out.append(_BORDER, "dim" if self._color else "")
+        kept, rest = step.marks[: step.accepted], step.marks[step.accepted :]
+        if step.drafted and not self._color:
+            out.append("‹" + "·".join(_shown(m) for m in kept) + "›")
+        else:
+            for mark in kept:
+                # Underlined too, every second position: borders are seen where a colour has none.
+                style = _COLORS[self.sources.index(step.source) % len(_COLORS)]
+                out.append(_shown(mark), f"{style} underline" if mark.position % 2 else style)
+        for mark in rest:
+            out.append(_shown(mark), "bold yellow" if self._color and mark.origin == "bonus" else "")
+        return out
+
+    def legend(self) -> Text:
+        """What the marks so far mean, a line."""
+        out = Text()
+        if not self.sources:
+            return out.append("Nothing was drafted: every token is plain.\n")
+        if self._color:
+            for i, source in enumerate(self.sources):
+                out.append(f"accepted from {source}", _COLORS[i % len(_COLORS)])
+                out.append(" (underlined: positions 1, 3, 5 ...)" if not i else "").append("  ")
+            out.append("bonus", "bold yellow")
+            return out.append("  plain  ").append(f"{_BORDER} step\n", "dim")
+        return out.append(
+            f"{_BORDER} begins a step. ‹a·b› accepted draft tokens, ‹› a draft of which none was; after it the bonus"
+            " token. No ‹›: plain.\n"
+        )
+
+
+def has_color(console: Console) -> bool:
+    """Whether colours can be seen there and are wanted (``NO_COLOR``)."""
+    return console.color_system is not None and not console.no_color
+
+
 def as_text(run: Run, seen: TokenView, color: bool) -> Text:
     """The text with its marks, what they mean, and the step counts."""
-    s = seen.sample
-    sources = [*dict.fromkeys(step.source for step in seen.steps if step.drafted)]
+    s, marks = seen.sample, Marks(color)
     out = Text()
     out.append(f"Run {run.id}, sample {seen.number}: {s['prompt']}, {s['strategy']}")
     out.append(f"{' (warm-up)' if s['warmup'] else ''}, {len(s['token_ids'])} tokens, stopped by {s['stop']}\n\n")
     for step in seen.steps:
-        _append(out, step, sources, color)
+        out.append_text(marks.step(step))
     out.append("\n\n")
-    out.append_text(_legend(sources, color))
+    out.append_text(marks.legend())
     out.append(_counts(seen))
     if seen.note:
         out.append(f"\n{seen.note}")
@@ -60,39 +113,6 @@ def list_table(run: Run) -> str:
     return str(tabulate(body, heads, "simple", disable_numparse=True))
 
 
-def _append(out: Text, step: TokenStep, sources: list[str], color: bool) -> None:
-    if step.number:
-        out.append(_BORDER, "dim" if color else "")
-    kept, rest = step.marks[: step.accepted], step.marks[step.accepted :]
-    if step.drafted and not color:
-        out.append("‹" + "·".join(m.text for m in kept) + "›")
-    else:
-        for mark in kept:
-            # Underlined too, every second position: borders are seen where a colour has none.
-            style = _COLORS[sources.index(step.source) % len(_COLORS)]
-            out.append(mark.text, f"{style} underline" if mark.position % 2 else style)
-    for mark in rest:
-        out.append(mark.text, "bold yellow" if color and mark.origin == "bonus" else "")
-
-
-def _legend(sources: list[str], color: bool) -> Text:
-    out = Text()
-    if not sources:
-        return out.append("Nothing was drafted: every token is plain.\n")
-    if color:
-        for i, source in enumerate(sources):
-            out.append(f"accepted from {source}", _COLORS[i % len(_COLORS)])
-            out.append(" (underlined: positions 1, 3, 5 ...)" if not i else "").append("  ")
-        out.append("bonus", "bold yellow")
-        out.append("  plain  ").append(f"{_BORDER} step\n", "dim")
-    else:
-        out.append(
-            f"{_BORDER} begins a step. ‹a·b› accepted draft tokens, ‹› a draft of which none was; after it the bonus"
-            " token. No ‹›: plain.\n"
-        )
-    return out
-
-
 def _counts(seen: TokenView) -> str:
     steps = [s for s in seen.steps if s.number]
     drafting = Counter(s.source for s in steps if s.drafted)
@@ -102,6 +122,10 @@ def _counts(seen: TokenView) -> str:
     emitted = sum(len(s.marks) for s in steps)
     per = f", {emitted / len(steps):.2f} tokens a step" if steps else ""
     return f"{len(steps)} steps{f', drafts: {by}' if by else ''}{rate}{per}."
+
+
+def _shown(mark: Mark) -> str:
+    return mark.text.replace("\x1b", "\u241b")  # the model's words, never commands to the terminal
 
 
 def _visible(text: str) -> str:

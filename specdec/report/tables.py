@@ -1,7 +1,8 @@
-"""The tables of a run, 80 columns wide, for the terminal and as Markdown."""
+"""The tables of a run, 80 columns wide or as wide as the terminal, and as Markdown."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from itertools import groupby
 from typing import Any
@@ -16,44 +17,50 @@ from specdec.store import Run
 from specdec.types import PHASES, Row
 from specdec.why import why
 
+NARROW = 80
+"""Columns of the narrowest terminal, and of whatever is no terminal."""
+
 _NA = "n/a"
 _STRATEGY_WIDTH = 26
 _MOST_FAILURES = 5
 _MOST_POSITIONS = 8
+_POSITION_WIDTH = 6
 _MOST_NOTES = 4
 _MOST_REASONS = 10
 
 _AT_SERVER = ["@server: by llama-server and its own clock; its speedup is against llama-server's own `none`."]
 
 Column = tuple[str, Callable[[Row], str]]
+Section = tuple[str, list[Column], list[Row]]
 
 
-def as_text(run: Run) -> str:
-    """The whole report as plain text."""
-    return _report(run, "simple")
+def as_text(run: Run, width: int = NARROW) -> str:
+    """The whole report as plain text. More than 80 columns of ``width`` join tables and show more positions."""
+    return _report(run, "simple", width)
 
 
 def as_markdown(run: Run) -> str:
     """The whole report as Markdown."""
-    return _report(run, "pipe")
+    return _report(run, "pipe", NARROW)
 
 
-def _report(run: Run, style: str) -> str:
+def _report(run: Run, style: str, width: int) -> str:
     table = rows(run)
     parts = [_head(run), *_quick(run)]
-    sections = [("Speed", _SPEED, table), ("Drafting", _DRAFTING, table)]
+    sections = _speed_and_drafting(table, width)
     if drafting := [r for r in table if r["acceptance_by_position"]]:
-        sections.append(("Acceptance by position", _positions("acceptance_by_position", 1), drafting))
+        most = _most_positions(drafting, width)
+        sections.append(("Acceptance by position", _positions("acceptance_by_position", 1, most), drafting))
         if drafting := [r for r in drafting if any(c is not None for c in r["conditional_acceptance"])]:
             title = "Acceptance by position, where the one before was accepted"
-            sections.append((title, _positions("conditional_acceptance", 2), drafting))
-            sections.append(("Share of drafts by accepted length", _LENGTHS, drafting))
+            sections.append((title, _positions("conditional_acceptance", 2, most), drafting))
+            sections.append(("Share of drafts by accepted length", _lengths(most), drafting))
     if ratios := engine_ratios(run):
         sections.append(("specdec over llama-server", _RATIOS, ratios))
     sections.append(("Where the time goes", _phases(table), table))
     for title, columns, shown in sections:
         heading = f"## {title}" if style == "pipe" else f"{title}\n{'=' * len(title)}"
-        parts.append(f"{heading}\n\n{_table(shown, columns, style)}")
+        parts.append(f"{heading}\n\n{_table(shown, columns, style, width)}")
     parts += _notes(run, table)
     parts += machine_notes(run, table)
     if "search" in run.meta:
@@ -81,15 +88,48 @@ def _head(run: Run) -> str:
     return "\n".join(lines)
 
 
-def _table(table: list[Row], columns: list[Column], style: str) -> str:
+def _speed_and_drafting(table: list[Row], width: int) -> list[Section]:
+    """On a wide terminal what drafting gives stands beside what it is for, as far as there is room."""
+    for names in _BESIDE_SPEED if width > NARROW else ():
+        joined = [c for c in _DRAFTING if c[0] in names]
+        columns = [*_SPEED[:-1], *joined, _SPEED[-1]]
+        if _width(_tight(_rendered(table, columns, "simple", _STRATEGY_WIDTH))) <= width:
+            rest = [c for c in _DRAFTING if c not in joined]
+            return [("Speed", columns, table), *([("Drafting", rest, table)] if rest else [])]
+    return [("Speed", _SPEED, table), ("Drafting", _DRAFTING, table)]
+
+
+def _table(table: list[Row], columns: list[Column], style: str, width: int) -> str:
+    """Long names of strategies are broken, unless a wide terminal has room for them."""
+    if style != "simple" or width <= NARROW:
+        return _rendered(table, columns, style, _STRATEGY_WIDTH if style == "simple" else None)
+    whole = _tight(_rendered(table, columns, style, None))
+    return whole if _width(whole) <= width else _tight(_rendered(table, columns, style, _STRATEGY_WIDTH))
+
+
+def _rendered(table: list[Row], columns: list[Column], style: str, most: int | None) -> str:
     body = []
     for workload, group in groupby(table, key=lambda r: r["workload"]):
         for i, row in enumerate(group):
             cells = [cell(row) for _, cell in columns]
             body.append([workload if not i or style == "pipe" else "", _name(row), *cells])
-    widths = [None, _STRATEGY_WIDTH if style == "simple" else None, *[None for _ in columns]]
+    widths = [None, most, *[None for _ in columns]]
     heads = ["workload", "strategy", *(c for c, _ in columns)]
     return str(tabulate(body, heads, style, disable_numparse=True, maxcolwidths=widths))
+
+
+def _tight(text: str) -> str:
+    """A simple table without the room that tabulate leaves beside its heads."""
+    lines = text.splitlines()
+    spans = [m.span() for m in re.finditer("-+", lines[1])]
+    cells = [["" if i == 1 else line[a:b].rstrip() for a, b in spans] for i, line in enumerate(lines)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    cells[1] = ["-" * n for n in widths]
+    return "\n".join("  ".join(c.ljust(n) for c, n in zip(row, widths, strict=True)).rstrip() for row in cells)
+
+
+def _width(text: str) -> int:
+    return max(map(len, text.splitlines()), default=0)
 
 
 def _name(row: Row) -> str:
@@ -168,30 +208,40 @@ _DRAFTING: list[Column] = [
     ("accepted/step", _per_step("accepted")),
     ("MiB", _mebibytes),
 ]
+_BESIDE_SPEED = ([name for name, _ in _DRAFTING], ["acceptance", "AL", "MiB"], ["acceptance", "AL"])
+"""Drafting columns that may stand beside the speed; the first choice that fits."""
 
 
-def _positions(key: str, first: int) -> list[Column]:
+def _most_positions(table: list[Row], width: int) -> int:
+    """Positions that are shown: 8, on a wide terminal all that fit beside the names."""
+    used = max(len(r["acceptance_by_position"]) for r in table)
+    names = _width(_rendered(table, [], "simple", _STRATEGY_WIDTH))
+    return (
+        max(_MOST_POSITIONS, min(used, (width - names) // _POSITION_WIDTH - 1)) if width > NARROW else _MOST_POSITIONS
+    )
+
+
+def _positions(key: str, first: int, most: int) -> list[Column]:
     """Rates by position, the first positions only."""
 
     def cell(i: int) -> Callable[[Row], str]:
         return lambda row: "" if i >= len(row[key]) or row[key][i] is None else f"{row[key][i]:.0%}"
 
-    return [(str(i + first), cell(i)) for i in range(_MOST_POSITIONS)]
+    return [(str(i + first), cell(i)) for i in range(most)]
 
 
-def _length(i: int) -> Callable[[Row], str]:
-    def cell(row: Row) -> str:
-        counts = row["accepted_lengths"]
-        n = sum(counts[i:]) if i == _MOST_POSITIONS else sum(counts[i : i + 1])
-        return f"{n / sum(counts):.0%}" if n else ""
+def _lengths(most: int) -> list[Column]:
+    """Shares of drafts by the number of their tokens that were accepted, the last column for all longer ones."""
 
-    return cell
+    def cell(i: int) -> Callable[[Row], str]:
+        def share(row: Row) -> str:
+            counts = row["accepted_lengths"]
+            n = sum(counts[i:]) if i == most else sum(counts[i : i + 1])
+            return f"{n / sum(counts):.0%}" if n else ""
 
+        return share
 
-_LENGTHS: list[Column] = [
-    *((str(i), _length(i)) for i in range(_MOST_POSITIONS)),
-    (f"{_MOST_POSITIONS}+", _length(_MOST_POSITIONS)),
-]
+    return [*((str(i), cell(i)) for i in range(most)), (f"{most}+", cell(most))]
 
 
 def _phases(table: list[Row]) -> list[Column]:

@@ -74,6 +74,11 @@ def view(run: Run, number: int, pieces: Pieces | None) -> TokenView:
         raise SpecdecError(f"{where} failed ({s['status']}): {s['error']}", "Take another sample.")
     if not s["steps"]:
         raise SpecdecError(f"{where}: {s.get('engine')} tells no steps.", "Take a sample of the engine specdec.")
+    return view_sample(s, number, pieces)
+
+
+def view_sample(s: Sample, number: int, pieces: Pieces | None) -> TokenView:
+    """A sample that is ok and whose engine tells its steps."""
     texts, how = _texts(s, pieces)
     return TokenView(s, number, list(_steps(s, texts)), how)
 
@@ -117,7 +122,7 @@ def _texts(s: Sample, pieces: Pieces | None) -> tuple[list[str], str]:
         whole, stored = b"".join(raw), s["text"].encode()
         text = whole.decode("utf-8", "replace")
         if whole == stored or text == s["text"] or (s["stop"] == "stop-string" and text.startswith(s["text"])):
-            return _cut(_decoded(raw), len(s["text"])), EXACT
+            return cut(_decoded(raw), len(s["text"])), EXACT
     at = [round(i * len(s["text"]) / len(ids)) for i in range(len(ids) + 1)]
     return [s["text"][a:b] for a, b in pairwise(at)], GUESSED
 
@@ -128,8 +133,8 @@ def _decoded(raw: Iterable[bytes]) -> list[str]:
     return [decoder.decode(piece) for piece in raw]
 
 
-def _cut(texts: list[str], room: int) -> list[str]:
-    """A stop string is no part of the text."""
+def cut(texts: list[str], room: int) -> list[str]:
+    """The first ``room`` characters: a stop string is no part of the text."""
     out = []
     for text in texts:
         out.append(text[:room])
@@ -137,19 +142,26 @@ def _cut(texts: list[str], room: int) -> list[str]:
     return out
 
 
+def token_step(
+    number: int, source: str, drafted: int, accepted: int, texts: list[str], ms: float | None = None, rollback: str = ""
+) -> TokenStep:
+    """A step from the texts of the tokens that it emitted. ``source``: what drafted, if anything was drafted."""
+    marks = [Mark(t, "accepted", p) for p, t in enumerate(texts[:accepted], 1)]
+    marks += [Mark(t, "bonus" if drafted else "plain") for t in texts[accepted:]]
+    return TokenStep(
+        number, source if drafted or not number else BASELINE, drafted, accepted, tuple(marks), ms, rollback
+    )
+
+
 def _steps(s: Sample, texts: list[str]) -> Iterable[TokenStep]:
     log, at = s["steps"], 1
-    yield TokenStep(0, s["strategy"], 0, 0, tuple(Mark(t, "plain") for t in texts[:1]))
+    yield token_step(0, s["strategy"], 0, 0, texts[:1])
     columns: list[Callable[[int], object]] = [_column(log, k) for k in ("note", "wall_us", "rollback")]
     for i, (drafted, accepted) in enumerate(zip(log["drafted"], log["accepted"], strict=True)):
         note, wall, rollback = (column(i) for column in columns)
-        own = texts[at : at + accepted + 1]
-        at += len(own)
-        marks = [Mark(t, "accepted", p) for p, t in enumerate(own[:accepted], 1)]
-        marks += [Mark(t, "bonus" if drafted else "plain") for t in own[accepted:]]
-        source = str(note or s["strategy"]) if drafted else BASELINE
         ms = float(wall) / 1e3 if isinstance(wall, int | float) else None
-        yield TokenStep(i + 1, source, drafted, accepted, tuple(marks), ms, str(rollback or ""))
+        own, at = texts[at : at + accepted + 1], at + accepted + 1
+        yield token_step(i + 1, str(note or s["strategy"]), drafted, accepted, own, ms, str(rollback or ""))
 
 
 def _column(log: Sample, key: str) -> Callable[[int], object]:
