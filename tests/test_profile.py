@@ -12,7 +12,7 @@ import pytest
 from specdec import decode
 from specdec.decode import Decoder
 from specdec.errors import SpecdecError
-from specdec.forced import ForcedTarget
+from specdec.forced.target import ForcedTarget
 from specdec.profile import bench as bench_module
 from specdec.profile import plan
 from specdec.profile.bench import Bench, Want

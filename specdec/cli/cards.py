@@ -20,11 +20,13 @@ def compare_cards(spec: RunSpec, cards: str, reserve: int, results: Path, dry_ru
     """Plan, run and show. A run that cannot be made costs itself, not the others; then the exit code is 1."""
     from specdec import runner, store
     from specdec.cli.progress import watched
+    from specdec.forced.trace import settled
     from specdec.report import cards as tables
     from specdec.vram.arms import lay_out
     from specdec.vram.cards import parse_cards
 
     _refuse(spec)
+    spec, _ = settled(spec)
     group = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     with watched() as observer:
         runs = lay_out(spec, parse_cards(cards, reserve), group, observer.announce)

@@ -48,6 +48,7 @@ def compare(
     rollback: o.RollbackModes = "auto",
     snapshots: o.Snapshots = None,
     synthetic: o.Synthetic = "",
+    trace: o.Trace = "",
     ignore_eos: o.IgnoreEos = False,
     stop: o.Stop = [],  # noqa: B006
     thinking: o.Thinking = False,
@@ -82,6 +83,7 @@ def compare(
     llama_server: o.LlamaServer = "",
 ) -> None:
     """Compare draft strategies on a model: acceptance, memory and net speed by workload, against `none`."""
+    from specdec.errors import SpecdecError
     from specdec.spec import make_spec
 
     if quick:  # short answers, as many prompts as it takes; what was asked for still counts
@@ -89,7 +91,7 @@ def compare(
 
     if target == "demo":
         draft = draft or "demo-draft"
-        workloads = workloads or ("" if prompts else DEMO_WORKLOADS)
+        workloads = workloads or ("" if prompts or trace else DEMO_WORKLOADS)
         typer.echo("Target: the demo model that comes with specdec (tiny, knows code and documentation).", err=True)
     spec = make_spec(
         target=target,
@@ -113,6 +115,7 @@ def compare(
         rollback=split(rollback) or ("auto",),
         snapshots=snapshots,
         synthetic=split(synthetic),
+        trace=trace,
         quick=quick,
         ignore_eos=ignore_eos,
         stop=tuple(stop),
@@ -138,6 +141,8 @@ def compare(
             "device": device,
         },
     )
+    if record is not None and (trace or synthetic):
+        raise SpecdecError("--record: with --trace or --synthetic the target's own text is not said.", "Leave it out.")
     if card:
         from specdec.cli.cards import compare_cards
 

@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import Any
 
 from specdec.decode import Clock, Decoder
-from specdec.forced import ForcedTarget
+from specdec.forced.target import ForcedTarget
 from specdec.profile.stage import Outcome, Script, Scripted
 from specdec.rollback import Mode
 from specdec.target import Target
