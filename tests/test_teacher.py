@@ -344,9 +344,8 @@ def test_an_interrupted_run_goes_on_and_a_changed_trace_is_noticed(
     again = store.read_run(runner.resume(interrupted(), Quiet()))
     assert [s["token_ids"] for s in again.samples] == [s["token_ids"] for s in run.samples]
     trace = read_trace(own)
-    ids = trace.turns[0].ids[::-1].copy()
-    turn = turn_of(ids, trace.turns[0].n_prompt, "one", "w")
-    write_trace(own, trace_of([turn], N_PREDICT, 512))
+    other = dataclasses.replace(trace.turns[0], ids=trace.turns[0].ids[::-1].copy())
+    write_trace(own, Trace(trace.header, [other, *trace.turns[1:]]))
     with pytest.raises(SpecdecError, match="changed since it was started"):
         runner.resume(interrupted(), Quiet())
 
