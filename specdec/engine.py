@@ -14,7 +14,9 @@ from specdec.conversation import fit_context, history, rounded, seeded
 from specdec.decode import Decoder
 from specdec.demo import model_path
 from specdec.errors import SpecdecError
-from specdec.forced import ForcedTarget, SyntheticAcceptance
+from specdec.forced.rates import SyntheticAcceptance
+from specdec.forced.target import ForcedTarget
+from specdec.forced.teacher import teacher_of
 from specdec.llama.devices import describe, free_bytes
 from specdec.llama.fit import ram_fit, weights_in_ram
 from specdec.llama.gguf import read_header
@@ -47,10 +49,12 @@ class Engine:
         announce: Callable[[str], None],
         watch: Callable[[LlamaTarget], Target] = lambda target: target,
     ) -> None:
+        spec, self._teacher = teacher_of(spec)
         self._spec, self._announce, self._watch = spec, announce, watch
         path = model_path(spec.target)
         header = read_header(path)
-        probes = [plan.build() for plan in planned]
+        self._single = self._teacher.single if self._teacher else None
+        probes = [plan.build(self._single) for plan in planned]
         for probe in probes:
             probe.check(header)
         mtp = any("mtp_layer" in p.needs for p in probes)
@@ -66,6 +70,8 @@ class Engine:
                 self.model.close()
                 raise SpecdecError("--count-experts: this model has no experts to count.", "Leave --count-experts out.")
             announce("warning: counting experts slows every target pass: do not compare these times with other runs'")
+        if self._teacher is not None:
+            self._teacher.teach(self.model)
         self.sampling = spec.resolve_sampling(self.model.recommended_sampling)
         self.arms = self._make_arms(planned, probes)
         self._strategies: dict[str, Strategy] = {}
@@ -110,7 +116,8 @@ class Engine:
             The prompts' lengths in tokens, all user turns together.
         """
         trained = int(self.model.header.get("context_length", 0))
-        self._n_ctx, lengths = fit_context(self._spec, prompts, self.tokens, trained)
+        tokenize = self._teacher.whole if self._teacher else self.tokens
+        self._n_ctx, lengths = fit_context(self._spec, prompts, tokenize, trained)
         self._open_all(attempt)
         return lengths
 
@@ -173,19 +180,28 @@ class Engine:
         limits = limits or self._spec.limits
         answers: list[Message] = []
         for turn in range(prompt.turns):
-            ids = self.tokens(prompt, history(prompt, answers))
+            ids = self._ask(prompt, turn, answers)
             grows = turn and not self._spec.model.ctx_size and len(ids) + limits.n_predict > self._n_ctx
             if grows:
                 self._grow(len(ids) + limits.n_predict)
                 strategy = self._strategy(arm)
             if grows or not turn:
                 decoder = Decoder(self._spoken(self._context(arm), prompt), strategy, arm.rollback)
-            generation = decoder.generate(ids, limits, seeded(self.sampling, prompt, turn), told)
+            bounds = self._teacher.limits(limits) if self._teacher else limits
+            generation = decoder.generate(ids, bounds, seeded(self.sampling, prompt, turn), told)
+            generation = self._teacher.checked(generation) if self._teacher else generation
             yield turn, dataclasses.replace(generation, memory=tuple(self._memory(arm, strategy, generation)))
             answers.append(Message("assistant", generation.text))
 
+    def _ask(self, prompt: Prompt, turn: int, answers: list[Message]) -> TokenArray:
+        if self._teacher is not None:
+            return self._teacher.begin(prompt, turn, self._n_ctx)
+        return self.tokens(prompt, history(prompt, answers))
+
     def _spoken(self, target: LlamaTarget, prompt: Prompt) -> Target:
-        """The target that speaks: the model itself, or with ``synthetic`` one that accepts at given rates."""
+        """The target that speaks: the model itself, one that is told what to say, or that accepts at given rates."""
+        if self._teacher is not None:
+            return self._teacher.target(target)
         if not self._spec.synthetic:
             return self._watch(target)
         tokens = np.setdiff1d(np.arange(target.n_vocab, dtype=np.int32), list(target.end_of_text))
@@ -225,7 +241,7 @@ class Engine:
     def _strategy(self, arm: Arm) -> Strategy:
         slot = self._slot(arm)
         if slot not in self._strategies:
-            strategy = arm.planned.build()
+            strategy = arm.planned.build(self._single)
             facts = (self.model.n_vocab, self._n_ctx, self.model.width, self.model.threads)
             try:
                 strategy.open(Services(*facts, sampling=self.sampling, target_model=self.model))

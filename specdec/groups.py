@@ -50,6 +50,7 @@ def _card_rows(card: str, runs: list[Run]) -> list[Row]:
                 "strategy": row["strategy"],
                 "rollback": row["rollback"],
                 "label": row["label"],
+                "own_label": row["own_label"],
                 "same_split": _split(home)
                 | {k: row[k] for k in ("status", "tok_s", "speedup", "speedup_low", "speedup_high", "verdict")},
                 "same_vram": _split(own) | {"run": own.id, "plain": plain and _split(plain)} | _numbers(ratio),

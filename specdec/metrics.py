@@ -64,6 +64,12 @@ def rows(run: Run) -> list[Row]:
     return table
 
 
+def row_name(row: Row) -> str:
+    """What people read: the strategy, its way of rolling back unless automatic, its label where it is not the run's."""
+    name = str(row["strategy"]) if row["rollback"] == "auto" else f"{row['strategy']} [{row['rollback']}]"
+    return f"{name} [{row['own_label']}]" if row.get("own_label") else name
+
+
 def engine_ratios(run: Run) -> list[Row]:
     """specdec's speed over llama-server's: a row for each workload and strategy that both have measured, by prompt."""
     measured = [s for s in run.samples if not s["warmup"] and s["status"] == "ok"]
@@ -94,7 +100,7 @@ def _row(run: Run, arm: Arm, workload: str, group: Group, baseline: Group) -> tu
     ok = [s for s in group if s["status"] == "ok"]
     base = [s for s in baseline if s["status"] == "ok"]
     fixed = {"engine": arm[0], "strategy": arm[1], "workload": workload, "rollback": arm[2]}
-    fixed |= {k: labels[k] for k in ("card", "arm", "label")}
+    fixed |= {k: labels[k] for k in ("card", "arm")} | _label(run, arm)
     counts = _counts(ok)
     ratio = _paired(ok, base, "generation_s")
     row = {
@@ -112,6 +118,14 @@ def _row(run: Run, arm: Arm, workload: str, group: Group, baseline: Group) -> tu
         "text_differs": _text_differs(ok, base) if labels["label"] == "real" else None,
     }
     return row, ratio
+
+
+def _label(run: Run, arm: Arm) -> dict[str, str | None]:
+    """``label`` of the arm, and ``own_label``: the same where it is not the run's, else None."""
+    whole: str = run.meta["labels"]["label"]
+    own = {(a.get("engine", ENGINE), a["strategy"], a["rollback"]): a.get("label", whole) for a in run.meta["arms"]}
+    label = own.get(arm, whole)
+    return {"label": label, "own_label": None if label == whole else label}
 
 
 def _status(strategy: str, group: Group, ok: Group, drafted: int) -> str:

@@ -14,6 +14,7 @@ import inspect
 import pkgutil
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -50,11 +51,13 @@ class Planned:
     found: Found
     children: tuple[Planned, ...] = ()
 
-    def build(self) -> Strategy:
-        """A new instance, its nested strategies new too."""
+    def build(self, single: Callable[[Planned], Strategy] | None = None) -> Strategy:
+        """A new instance, its nested strategies new too; ``single`` builds those that are not made of others."""
+        if single is not None and not self.children:
+            return single(self)
         strategy = self.found.cls(_options(self.found.cls, self.call))
         if self.children:
-            strategy.combine([(child.label, child.build()) for child in self.children])
+            strategy.combine([(child.label, child.build(single)) for child in self.children])
         return strategy
 
     @property

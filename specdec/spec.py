@@ -92,6 +92,7 @@ class RunSpec(Checked):
     snapshots: int | None = Field(None, ge=0, le=256)
     quick: bool = False
     synthetic: tuple[Annotated[float, Field(ge=0.0, le=1.0)], ...] = ()
+    trace: str = ""
     sampling: SamplingOptions = SamplingOptions()
     model: ModelOptions = ModelOptions()
     engines: tuple[str, ...] = ("specdec",)

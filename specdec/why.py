@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from specdec.metrics import row_name
 from specdec.stats import Estimate
 from specdec.store import Sample
 from specdec.types import Row
@@ -112,14 +113,13 @@ def setting_line(what: str, a: Any, b: Any, ratio: Estimate) -> str | None:
 
 
 def _sentence(row: Row, cost: StepCost) -> str:
-    name = row["strategy"] if row["rollback"] == "auto" else f"{row['strategy']} [{row['rollback']}]"
     reasons = [f"verify cost C({cost.n}) = {cost.verify:.1f}"] if cost.verify is not None else []
     names = {"propose": "drafting", "catch_up": "catching up", "roll_back": "rolling back", "translate": "translating"}
     large = sorted((-v, p) for p, v in cost.parts.items() if v >= _NOTICEABLE and p in names)
     reasons += [f"{names[p]} {-v:.2g}" for v, p in large]
     why_so = f" ({', '.join(reasons)})" if reasons else ""
     return (
-        f"{name} {_VERBS[row['verdict']]} on {row['workload']}: AL {cost.acceptance_length:.1f}, break-even"
+        f"{row_name(row)} {_VERBS[row['verdict']]} on {row['workload']}: AL {cost.acceptance_length:.1f}, break-even"
         f" {cost.break_even:.1f}{why_so}"
     )
 

@@ -7,7 +7,8 @@ import pytest
 
 from specdec.decode import Decoder
 from specdec.errors import SpecdecError
-from specdec.forced import ForcedTarget, SyntheticAcceptance
+from specdec.forced.rates import SyntheticAcceptance
+from specdec.forced.target import ForcedTarget
 from specdec.spec import make_spec
 from specdec.strategy import Strategy
 from specdec.testing.fake import FakeTarget

@@ -13,7 +13,7 @@ from specdec import clock as clock_module
 from specdec import decode
 from specdec.decode import Decoder
 from specdec.errors import SpecdecError
-from specdec.forced import ForcedTarget
+from specdec.forced.target import ForcedTarget
 from specdec.profile import bench as bench_module
 from specdec.profile import plan
 from specdec.profile.bench import Bench, Want

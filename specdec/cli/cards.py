@@ -22,11 +22,13 @@ def compare_cards(
     """Plan, run and show. A run that cannot be made costs itself, not the others; then the exit code is 1."""
     from specdec import runner, store
     from specdec.cli.progress import watched
+    from specdec.forced.trace import settled
     from specdec.report import cards as tables
     from specdec.vram.arms import lay_out
     from specdec.vram.cards import parse_cards
 
     _refuse(spec)
+    spec, _ = settled(spec)
     group = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     with watched(spec.target if watch else "") as observer:
         runs = lay_out(spec, parse_cards(cards, reserve), group, observer.announce)

@@ -50,6 +50,7 @@ def compare(
     rollback: o.RollbackModes = "auto",
     snapshots: o.Snapshots = None,
     synthetic: o.Synthetic = "",
+    trace: o.Trace = "",
     ignore_eos: o.IgnoreEos = False,
     stop: o.Stop = [],  # noqa: B006
     thinking: o.Thinking = False,
@@ -66,6 +67,7 @@ def compare(
     llama_server: o.LlamaServer = "",
 ) -> None:
     """Compare draft strategies on a model: acceptance, memory and net speed by workload, against `none`."""
+    from specdec.errors import SpecdecError
     from specdec.spec import make_spec
 
     if quick:  # short answers, as many prompts as it takes; what was asked for still counts
@@ -75,7 +77,7 @@ def compare(
         **models.values(),
         strategies=with_files(strategies, strategy),
         strategy_files=tuple(strategy),
-        workloads=chosen_workloads(workloads, prompts, models),
+        workloads=chosen_workloads(workloads, [*prompts, trace] if trace else prompts, models),
         prompt_files=tuple(prompts),
         limit=limit or None,
         n_predict=n_predict,
@@ -91,6 +93,7 @@ def compare(
         rollback=split(rollback) or ("auto",),
         snapshots=snapshots,
         synthetic=split(synthetic),
+        trace=trace,
         quick=quick,
         ignore_eos=ignore_eos,
         stop=tuple(stop),
@@ -100,6 +103,8 @@ def compare(
         sampling=sampling.values(),
         model=model.values(),
     )
+    if record is not None and (trace or synthetic):
+        raise SpecdecError("--record: with --trace or --synthetic the target's own text is not said.", "Leave it out.")
     if card:
         from specdec.cli.cards import compare_cards
 

@@ -95,6 +95,14 @@ Synthetic = Annotated[
         " tokens are all accepted. Costs stay real; rows are labelled synthetic.",
     ),
 ]
+Trace = Annotated[
+    str,
+    typer.Option(
+        "--trace",
+        help="Decode this recording's texts (specdec record) instead of the target's own: costs are the target's, text and"
+        " acceptance the recording's. Drafts of a model come from it too, or follow --synthetic.",
+    ),
+]
 IgnoreEos = Annotated[
     bool, typer.Option("--ignore-eos", help="Generate the full length (flatters n-grams where the model would loop).")
 ]

@@ -132,6 +132,10 @@ class LlamaModel:
         is_end = self._lib.llama_vocab_is_eog
         return frozenset(t for t in range(self.n_vocab) if is_end(self.vocab, t))
 
+    def ordinary(self, token: int) -> bool:
+        """Whether a token is part of texts: it ends none and controls nothing."""
+        return token not in self.end_of_text and not self._lib.llama_vocab_is_control(self.vocab, token)
+
     @cached_property
     def first_tokens(self) -> list[int]:
         """What the vocabulary wants at the beginning of a text: begin-of-text, or nothing."""

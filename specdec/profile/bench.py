@@ -14,7 +14,7 @@ from typing import Any
 
 from specdec.clock import Clock
 from specdec.decode import Decoder
-from specdec.forced import ForcedTarget
+from specdec.forced.target import ForcedTarget
 from specdec.profile.stage import Outcome, Script, Scripted
 from specdec.rollback import Mode
 from specdec.target import Target

@@ -169,8 +169,8 @@ def costs_of_run(run: Run) -> Curve:
     What the run never did (a draft length, a strategy) is filled from its neighbours; so the run should hold drafts of
     the lengths that are to be predicted.
     """
-    if run.meta["labels"]["label"] != "real":
-        raise SpecdecError(f"{run.folder}: is a {run.meta['labels']['label']} run, it measured no costs.")
+    if "trace" in run.meta:
+        raise SpecdecError(f"{run.folder}: is a replay, it measured no costs.", "Name a run of specdec compare.")
     by_length: dict[int, list[int]] = {}
     rest: dict[str, list[tuple[int, int]]] = {}
     for s in run.samples:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +49,7 @@ class _Recording(Planned):
     drafters: dict[str, Planned] = dataclasses.field(default_factory=dict)
     built: list[Recorder] = dataclasses.field(default_factory=list)
 
-    def build(self) -> Strategy:
+    def build(self, single: Callable[[Planned], Strategy] | None = None) -> Strategy:
         self.built.append(Recorder({name: planned.build() for name, planned in self.drafters.items()}))
         return self.built[-1]
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from specdec.errors import SpecdecError
 from specdec.registry import Planned
 from specdec.replay.trace import Proposals, Trace, Turn
@@ -44,30 +42,40 @@ class Recorded(Strategy):
 
     def propose(self, context: TokenArray, max_tokens: int) -> Draft:
         row = len(context) - self._first
-        n = min(self._n_max, max_tokens, int(self._said.lengths[row]))
-        if self._p_min > 0.0:
-            unsure = np.flatnonzero(self._said.probs[row, :n] < self._p_min)
-            n = int(unsure[0]) if len(unsure) else n
+        n, _ = self._cut(row, max_tokens)
         return Draft(self._said.ids[row, :n].tolist()) if n >= self._shortest else NO_DRAFT
+
+    def passes(self, context: TokenArray, max_tokens: int) -> int:
+        """How many tokens the drafter would look at for its proposal: one more than it proposes where p_min stops it."""
+        n, unsure = self._cut(len(context) - self._first, max_tokens)
+        return max(1, n + unsure)
+
+    def _cut(self, row: int, most: int) -> tuple[int, bool]:
+        """(sure tokens of a row, whether p_min cut it)."""
+        n = min(self._n_max, most, int(self._said.lengths[row]))
+        unsure = self._said.probs[row, :n] < self._p_min  # p_min 0: none, for none was compared
+        return (int(unsure.argmax()), True) if unsure.any() else (n, False)
 
 
 def build(planned: Planned, trace: Trace, tape: Tape) -> Strategy:
     """A new instance of ``planned`` for a replay of ``trace``; refuses what only a live run can tell."""
-    cls = planned.found.cls
-    if cls.name in trace.drafters:
-        return _recorded(planned, trace, tape)
-    strategy = planned.build() if not planned.children else cls(cls.Options(**dict(planned.call.options)))
-    if planned.children:
-        strategy.combine([(child.label, build(child, trace, tape)) for child in planned.children])
-    elif strategy.needs:
-        raise SpecdecError(
-            f"{planned.label}: needs the model, and this trace holds no proposals of it.",
-            f"Record them (specdec record --drafts {cls.name}), or compare it live.",
-        )
-    return strategy
+
+    def single(one: Planned) -> Strategy:
+        if one.found.cls.name in trace.drafters:
+            return recorded(one, trace, tape)
+        strategy = one.build()
+        if strategy.needs:
+            raise SpecdecError(
+                f"{one.label}: needs the model, and this trace holds no proposals of it.",
+                f"Record them (specdec record --drafts {one.found.cls.name}), or compare it live.",
+            )
+        return strategy
+
+    return planned.build(single)
 
 
-def _recorded(planned: Planned, trace: Trace, tape: Tape) -> Strategy:
+def recorded(planned: Planned, trace: Trace, tape: Tape) -> Recorded:
+    """``planned`` played back; refuses options that its proposals were not recorded with."""
     name = planned.found.cls.name
     depth, was = trace.drafters[name]["depth"], trace.drafters[name]["options"]
     options, given = planned.resolved, dict(planned.call.options)

@@ -11,6 +11,7 @@ import orjson
 from tabulate import tabulate
 
 from specdec.groups import group_rows
+from specdec.metrics import row_name
 from specdec.server.options import NoCounterpart, model_arguments, strategy_arguments
 from specdec.spec import RunSpec
 from specdec.store import Run
@@ -164,7 +165,7 @@ def group_as_json(runs: list[Run]) -> str:
 
 def _group_row(r: Row) -> list[str]:
     a, b = r["same_split"], r["same_vram"]
-    name = r["strategy"] if r["engine"] == "specdec" else f"{r['strategy']} @server"
+    name = row_name(r) if r["engine"] == "specdec" else f"{row_name(r)} @server"
     shown = [name, _named(a["n_cpu_moe"], a["gpu_layers"]), _figure(a["tok_s"], "{:.1f}")]
     shown += [_figure(a["speedup"]), _interval(a), str(a["verdict"] or a["status"])]
     shown += [_named(b["n_cpu_moe"], b["gpu_layers"]), _figure(b["speedup"]), _interval(b), str(b["verdict"] or "n/a")]

@@ -9,7 +9,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from specdec.metrics import engine_ratios, rows
+from specdec.metrics import engine_ratios, row_name, rows
 from specdec.report import search
 from specdec.report.machine import machine_notes
 from specdec.stats.stability import unsteady
@@ -81,11 +81,21 @@ def _head(run: Run) -> str:
         f"{labels['label']}, {labels['sampling']}, {prompts} prompts, up to {meta['spec']['n_predict']} tokens,"
         f" {meta['context']['threads']} threads, context {meta['context']['n_ctx']:,}",
     ]
+    lines += _taught(run)
     if not run.finished:
         named = ("engine", "strategy", "rollback", "prompt", "repeat", "launch", "warmup")
         done = len({tuple(s[k] for k in named) for s in run.samples})
         lines.append(f"INTERRUPTED: {done} of {meta['cells']} cells are there. Finish it: specdec resume {run.folder}")
     return "\n".join(lines)
+
+
+def _taught(run: Run) -> list[str]:
+    """Whose text a target was made to say."""
+    if (of := run.meta.get("teacher")) is None:
+        return []
+    rates = ", ".join(f"{r:g}" for r in of["rates"])
+    lines = [f"Text recorded from {of['model']['file']}; every pass is this model's own."]
+    return lines + ([f"[synthetic]: drafts accepted at the rates {rates}, not as recorded."] if rates else [])
 
 
 def _speed_and_drafting(table: list[Row], width: int) -> list[Section]:
@@ -133,8 +143,7 @@ def _width(text: str) -> int:
 
 
 def _name(row: Row) -> str:
-    name = str(row["strategy"]) if row["rollback"] == "auto" else f"{row['strategy']} [{row['rollback']}]"
-    return name if row["engine"] == "specdec" else f"{name} @server"
+    return row_name(row) if row["engine"] == "specdec" else f"{row_name(row)} @server"
 
 
 def _speedup(row: Row) -> str:

@@ -57,7 +57,7 @@ class TokenView:
             GUESSED: "The target's vocabulary is not at hand, or is not what made this text: borders between tokens are"
             " guessed by dividing the text evenly, so a mark can be a few characters off; which and"
             " how many tokens is exact. Name the GGUF with --target.",
-            IDS: "The run holds no text (a replay): token ids are shown.",
+            IDS: "The run holds no text, a recording's tokens alone: token ids are shown.",
         }.get(self.texts, "")
 
 

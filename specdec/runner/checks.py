@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from specdec.demo import model_path
+from specdec.forced.teacher import Teacher
 from specdec.llama.gguf import Header, read_header
 from specdec.registry import Defaults, Planned, Registry
 from specdec.runner.engines import check_engines
@@ -26,12 +27,14 @@ def unused_options(spec: RunSpec, planned: list[Planned]) -> list[str]:
     ]
 
 
-def check_headers(spec: RunSpec, planned: list[Planned]) -> Header:
-    """The target's header; raises ``SpecdecError`` where it, or a strategy's own model, cannot serve."""
+def check_headers(spec: RunSpec, planned: list[Planned], teacher: Teacher | None = None) -> Header:
+    """The target's header; raises ``SpecdecError`` where it, a strategy's own model or the trace cannot serve."""
     check_engines(spec.engines)
     if "llama-server" in spec.engines:
         find_binary(spec.llama_server)
     header = read_header(model_path(spec.target))
     for plan in planned:
-        plan.build().check(header)
+        plan.build(teacher.single if teacher else None).check(header)
+    if teacher is not None:
+        teacher.check(header.arrays.get("tokenizer.ggml.tokens", 0))
     return header

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from specdec.arms import Arm
 from specdec.environment import describe_machine, describe_model, describe_strategy
+from specdec.forced.teacher import Teacher, teacher_of
 from specdec.llama.gguf import Header
 from specdec.runner.cap import describe_cap
 from specdec.runner.checks import check_headers, plan_strategies, unused_options
@@ -44,6 +45,7 @@ class Plan:
     arms: list[Arm]
     cells: list[Cell]
     supervisor: Supervisor
+    teacher: Teacher | None = None
 
     @property
     def first(self) -> Facts:
@@ -58,11 +60,12 @@ class Plan:
 
 def prepare(spec: RunSpec, observer: Observer) -> Plan:
     """Check everything that can be checked, load the model in a worker process, lay out the cells."""
+    spec, teacher = teacher_of(spec)
     planned = plan_strategies(spec)
     for line in unused_options(spec, planned):
         observer.announce(f"warning: {line}")
-    prompts = select(load_prompts(spec.prompt_files), spec.workloads, spec.limit)
-    header = check_headers(spec, planned)
+    prompts = select(teacher.prompts if teacher else load_prompts(spec.prompt_files), spec.workloads, spec.limit)
+    header = check_headers(spec, planned, teacher)
     supervisor = Supervisor(Job(spec, planned, prompts, header.file_bytes), observer.announce)
     try:
         facts: dict[str, Facts] = {}
@@ -76,7 +79,7 @@ def prepare(spec: RunSpec, observer: Observer) -> Plan:
         raise
     arms = [arm for engine in spec.engines for arm in facts[engine].arms]
     cells = list(order(arms, prompts, spec.repeats, spec.warmup, spec.launches, supervisor.together))
-    return Plan(spec, header, prompts, facts, arms, cells, supervisor)
+    return Plan(spec, header, prompts, facts, arms, cells, supervisor, teacher)
 
 
 def describe(plan: Plan) -> dict[str, Any]:
@@ -88,7 +91,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "given": spec.model_dump(mode="json", exclude_defaults=True),
         "labels": {
             "engine": " + ".join(spec.engines),
-            "label": "synthetic" if spec.synthetic else "real",
+            "label": "trace" if plan.teacher else "synthetic" if spec.synthetic else "real",
             "card": first.card,
             "arm": spec.arm,
             "sampling": first.sampling,
@@ -97,10 +100,8 @@ def describe(plan: Plan) -> dict[str, Any]:
             "carry_state": spec.carry_state,
         },
         "strategies": [describe_strategy(p) for p in dict.fromkeys(a.planned for a in plan.arms)],
-        "arms": [
-            {"engine": a.engine, "strategy": a.planned.label, "rollback": a.rollback, "snapshots": a.snapshots}
-            for a in plan.arms
-        ],
+        "arms": [_arm(plan, a) for a in plan.arms],
+        **({"teacher": plan.teacher.facts()} if plan.teacher else {}),
         "group": spec.group or None,
         "cap": describe_cap(spec, plan.header),
         "prompts_sha256": prompts_hash(plan.prompts),
@@ -115,6 +116,13 @@ def describe(plan: Plan) -> dict[str, Any]:
         "environment": describe_machine(),
         "cells": len(plan.cells),
     }
+
+
+def _arm(plan: Plan, arm: Arm) -> dict[str, Any]:
+    """An arm as run.json names it; with a trace, each says what decides about its drafts."""
+    own = {"label": plan.teacher.label(arm.planned)} if plan.teacher else {}
+    named = {"engine": arm.engine, "strategy": arm.planned.label, "rollback": arm.rollback}
+    return {**named, "snapshots": arm.snapshots, **own}
 
 
 _IDENTITY = ("prompts", "strategies", "model file", "machine", "number of snapshots that fit into memory")

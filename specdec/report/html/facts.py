@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from specdec import metrics
 from specdec.metrics import ALL, BASELINE, Arm, arm_of, arms_of, rows
 from specdec.monitor.findings import instabilities
 from specdec.profile.compare import PredictionRow
@@ -52,15 +53,10 @@ class Standing:
         return self.cost.acceptance_length > self.cost.break_even
 
 
-def arm_name(engine: str, strategy: str, rollback: str) -> str:
-    """What people read: the strategy, its way of rolling back unless automatic, ``@server`` of llama-server."""
-    name = strategy if rollback == "auto" else f"{strategy} [{rollback}]"
-    return name if engine == "specdec" else f"{name} @server"
-
-
 def row_name(row: Row) -> str:
-    """The same of a row."""
-    return arm_name(row["engine"], row["strategy"], row["rollback"])
+    """What people read of a row; ``@server`` of llama-server."""
+    name = metrics.row_name(row)
+    return name if row["engine"] == "specdec" else f"{name} @server"
 
 
 def arm_of_row(row: Row) -> Arm:
@@ -123,7 +119,7 @@ class Facts:
 
     def name(self, arm: Arm) -> str:
         """What people read."""
-        return arm_name(*arm)
+        return row_name(self.total[arm])
 
     def number(self, arm: Arm) -> int:
         """Of its colour and marker: 0 for plain decoding, then 1, 2 ..."""
