@@ -61,6 +61,7 @@ from specdec.cli import (  # noqa: E402 - commands register themselves
     compare,  # noqa: F401
     doctor,  # noqa: F401
     export,  # noqa: F401
+    models,  # noqa: F401
     plan,  # noqa: F401
     predict,  # noqa: F401
     profile,  # noqa: F401

@@ -9,6 +9,7 @@ import typer
 
 from specdec.cli import app, complete
 from specdec.cli import options as o
+from specdec.cli.fetch import fetch_models
 
 if TYPE_CHECKING:
     from specdec.spec import RunSpec
@@ -138,6 +139,7 @@ def compare(
             "device": device,
         },
     )
+    fetch_models(spec)
     if card:
         from specdec.cli.cards import compare_cards
 

@@ -8,6 +8,7 @@ import typer
 
 from specdec.cli import app
 from specdec.cli import options as o
+from specdec.cli.fetch import headers_of
 
 
 @app.command()
@@ -63,10 +64,13 @@ def plan(
         },
     )
     cards = parse_cards(card, reserve)
-    header = header_of(spec)
-    cases = cases_of(spec, header)
-    fits = [fit(case, header, spec.model, each) for each in cards for case in cases]
-    shown = tables.as_json if json else tables.as_text
-    typer.echo(shown(fits, target, threads or default_threads()))
+    with headers_of(target, draft, mtp_model, spec.strategies) as later:
+        header = header_of(spec)
+        cases = cases_of(spec, header)
+        fits = [fit(case, header, spec.model, each) for each in cards for case in cases]
+        text = (tables.as_json if json else tables.as_text)(fits, target, threads or default_threads())
+    for path, downloaded in later.items():
+        text = text.replace(path, downloaded)
+    typer.echo(text)
     if not any(f.fits for f in fits):
         raise typer.Exit(1)

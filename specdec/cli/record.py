@@ -10,6 +10,7 @@ import typer
 from specdec.cli import app
 from specdec.cli import options as o
 from specdec.cli.compare import DEMO_WORKLOADS, split
+from specdec.cli.fetch import fetch_models
 
 
 @app.command()
@@ -108,6 +109,7 @@ def record(
             "device": device,
         },
     )
+    fetch_models(spec)
     with watched() as observer:
         run_record(spec, out, Wanted(top_logprobs, drafts, depth, training_data), observer)
     _tell(out)

@@ -16,7 +16,7 @@ from pathlib import Path
 from specdec import __version__
 from specdec.doctor.check import Check, fault, note, ok
 from specdec.errors import SpecdecError
-from specdec.local_models import LocalModel
+from specdec.models.local import LocalModel
 
 _LEAST_RAM = 1 << 30
 _LEAST_DISK = 200 << 20
