@@ -32,6 +32,8 @@ def main() -> None:
 
     try:
         code = app(prog_name="specdec", standalone_mode=False)
+        if code == 130:  # Typer of today turns Ctrl-C into this code itself
+            raise KeyboardInterrupt
     except SpecdecError as error:
         code = _fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):

@@ -33,12 +33,13 @@ def list_models(
     from specdec.errors import SpecdecError
     from specdec.models.local import find_models
     from specdec.models.roles import describe_models
+    from specdec.models.stores import places
     from specdec.report import models as tables
 
     if dir is not None and not dir.is_dir():
         raise SpecdecError(f"--dir {dir}: there is no such folder.", "Check the path.")
     found = describe_models(find_models(more=dir))
-    typer.echo(tables.as_json(found) if json else tables.as_text(found))
+    typer.echo(tables.as_json(found) if json else tables.as_text(found, places(Path(), dir)))
 
 
 @group.command()

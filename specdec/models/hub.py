@@ -185,7 +185,7 @@ def _explained(name: str) -> Iterator[None]:
         yield
     except errors.OfflineModeIsEnabled as error:
         raise SpecdecError(
-            f"{name} is not on this machine, and HF_HUB_OFFLINE forbids to ask.", "Unset HF_HUB_OFFLINE to download it."
+            f"{name} is not on this machine, and HF_HUB_OFFLINE forbids to ask.", "Unset HF_HUB_OFFLINE."
         ) from error
     except errors.GatedRepoError as error:
         raise SpecdecError(
@@ -226,5 +226,6 @@ def _refused(name: str, error: Any) -> SpecdecError:
 def _unreachable(name: str, error: Exception) -> SpecdecError:
     reason = str(error) or type(error).__name__
     return SpecdecError(
-        f"{name} is not on this machine, and Hugging Face cannot be reached ({reason}).", "Is there a network, a proxy?"
+        f"{name} is not on this machine, and Hugging Face cannot be reached ({reason}).",
+        "Is there a network, a proxy? A download goes on where it stopped.",
     )

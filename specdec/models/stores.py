@@ -25,9 +25,21 @@ def candidates(folder: Path, more: Path | None) -> Iterator[Candidate]:
     yield from _by_path("here", sorted((*folder.glob("*.gguf"), *folder.glob("models/*.gguf"))))
     yield from _by_path("llama.cpp", files(_llama_cpp_cache(), "*.gguf"))
     yield from _of_hub()
-    for root in (Path.home() / ".lmstudio/models", Path.home() / ".cache/lm-studio/models"):
+    for root in _lm_studio():
         yield from _by_path("LM Studio", files(root, "*/*/*.gguf"))
     yield from ollama_models()
+
+
+def places(folder: Path, more: Path | None) -> list[Path]:
+    """The folders that ``candidates`` looks in, those that are not there too."""
+    given = [] if more is None else [more]
+    return [*given, folder, folder / "models", _llama_cpp_cache(), hub_folder(), *_lm_studio(), *_ollama()]
+
+
+def looked_in(places: list[Path]) -> str:
+    """The folders, the home folder as ~."""
+    home = Path.home()
+    return ", ".join(f"~/{p.relative_to(home).as_posix()}" if p.is_relative_to(home) else str(p) for p in places)
 
 
 def files(root: Path, pattern: str) -> list[Path]:
@@ -83,11 +95,18 @@ def _llama_cpp_cache() -> Path:
     return Path(os.environ.get("LLAMA_CACHE") or (Path(cache) if cache else Path.home() / ".cache") / "llama.cpp")
 
 
+def _lm_studio() -> list[Path]:
+    return [Path.home() / ".lmstudio/models", Path.home() / ".cache/lm-studio/models"]
+
+
+def _ollama() -> list[Path]:
+    given = os.environ.get("OLLAMA_MODELS")
+    return [Path(given)] if given else [Path.home() / ".ollama/models", Path("/usr/share/ollama/.ollama/models")]
+
+
 def ollama_models() -> Iterator[Candidate]:
     """A manifest names the model's layer by digest; the blob of that name is a plain GGUF file."""
-    given = os.environ.get("OLLAMA_MODELS")
-    roots = [Path(given)] if given else [Path.home() / ".ollama/models", Path("/usr/share/ollama/.ollama/models")]
-    for root in roots:
+    for root in _ollama():
         for manifest in files(root / "manifests", "*/*/*/*"):
             try:
                 layers = json.loads(manifest.read_text())["layers"]

@@ -11,6 +11,7 @@ from tabulate import tabulate
 
 from specdec.models.quants import named, size
 from specdec.models.roles import Described
+from specdec.models.stores import looked_in
 
 if TYPE_CHECKING:
     from specdec.models.hub import Repository
@@ -19,8 +20,8 @@ _WIDTH = 80
 _HEADS = ("architecture", "size", "quant", "layers", "experts", "MTP", "vocabulary")
 
 
-def as_text(found: list[Described]) -> str:
-    """A row of facts for each model, its name above and its uses below."""
+def as_text(found: list[Described], places: list[Path]) -> str:
+    """A row of facts for each model, its name above and its uses below; at the end where models were looked for."""
     rows = [_row(d) for d in found if d.fault is None]
     table = tabulate(rows, _HEADS, "simple", disable_numparse=True, colalign=_ALIGNED) if rows else ""
     heads, rule, *facts = table.splitlines() or ["", ""]
@@ -31,7 +32,7 @@ def as_text(found: list[Described]) -> str:
             lines += [_wrapped(d.fault)]
             continue
         lines += [f"  {next(row)}".rstrip(), _wrapped(_uses(d))]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", _wrapped(f"Looked in {looked_in(places)}; --dir FOLDER adds one.", "")])
 
 
 _ALIGNED = ("left", "right", "left", "right", "right", "left", "right")
@@ -77,7 +78,7 @@ def _uses(d: Described) -> str:
     return "; ".join(uses) or "no target here that it could draft for"
 
 
-def _wrapped(text: str) -> str:
+def _wrapped(text: str, indent: str = "  ") -> str:
     return textwrap.fill(
-        text, _WIDTH, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+        text, _WIDTH, initial_indent=indent, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
     )
