@@ -12,7 +12,6 @@ import numpy as np
 from specdec.arms import Arm, Attempt, do
 from specdec.conversation import fit_context, history, rounded, seeded
 from specdec.decode import Decoder
-from specdec.demo import model_path
 from specdec.errors import SpecdecError
 from specdec.forced.rates import SyntheticAcceptance
 from specdec.forced.target import ForcedTarget
@@ -23,6 +22,7 @@ from specdec.llama.gguf import read_header
 from specdec.llama.library import gpu_names
 from specdec.llama.model import LlamaModel, runs_on_gpu
 from specdec.llama.target import LlamaTarget, batch_size
+from specdec.models import model_path
 from specdec.monitor.system import ram_available
 from specdec.registry import Planned
 from specdec.rollback import SNAPSHOT_RESERVE, Mode, snapshots_for, snapshots_short_of

@@ -12,8 +12,8 @@ from typing import Any
 
 import psutil
 
-from specdec.demo import model_path
 from specdec.llama.gguf import Header, read_header
+from specdec.models import model_path
 from specdec.monitor import system
 from specdec.monitor.nvml import Nvml
 from specdec.registry import Planned

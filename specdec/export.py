@@ -8,9 +8,10 @@ from typing import Any
 
 import orjson
 
-from specdec.demo import WORKLOADS_BEGIN_WITH, model_path
+from specdec.demo import WORKLOADS_BEGIN_WITH
 from specdec.errors import SpecdecError
 from specdec.metrics import ALL, BASELINE, rows
+from specdec.models import model_path
 from specdec.registry import Planned, Registry
 from specdec.server.client import sampling_fields
 from specdec.server.options import NoCounterpart, model_arguments, strategy_arguments

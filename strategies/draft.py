@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 from pydantic import Field
 
-from specdec.demo import model_path
 from specdec.errors import SpecdecError
+from specdec.models import model_path
 from specdec.sampling import distribution, top_probability
 from specdec.strategy import Services, Strategy, StrategyOptions
 from specdec.types import NO_DRAFT, Draft, FloatArray, MemoryItem, Step, TokenArray

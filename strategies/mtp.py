@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from pydantic import Field
 
-from specdec.demo import model_path
+from specdec.models import model_path
 from specdec.sampling import top_probability
 from specdec.strategy import Services, Strategy, StrategyOptions
 from specdec.types import NO_DRAFT, Draft, FloatArray, MemoryItem, TokenArray

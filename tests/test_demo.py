@@ -11,12 +11,13 @@ import pytest
 from specdec.cli.compare import DEMO_WORKLOADS
 from specdec.conversation import seeded
 from specdec.decode import Decoder
-from specdec.demo import FILES, model_path
+from specdec.demo import FILES
 from specdec.engine import Engine
 from specdec.llama.gguf import read_header
 from specdec.llama.model import LlamaModel
 from specdec.llama.target import LlamaTarget
 from specdec.llama.vocab import match_vocabularies
+from specdec.models import model_path
 from specdec.registry import Registry
 from specdec.spec import ModelOptions, make_spec
 from specdec.strategy import Services

@@ -14,7 +14,7 @@ from fake_nvml import FakeNvml
 from terminal import on_terminal
 
 from specdec.doctor import build, machine
-from specdec.local_models import find_models
+from specdec.models.local import find_models
 from specdec.monitor.nvml import Nvml
 
 GOOD: dict[str, Any] = {
@@ -155,17 +155,17 @@ def test_models_in_the_stores_of_others(nano_dense: Path, monkeypatch: pytest.Mo
     put("home/.lmstudio/models/pub/repo/x.gguf")
     put("home/.ollama/models/blobs/sha256-beef")
     layers = [{"mediaType": "application/vnd.ollama.image.model", "digest": "sha256:beef"}]
-    put("home/.ollama/models/manifests/registry.ollama.ai/library/qwen/7b", json.dumps({"layers": layers}).encode())
-    put("home/.ollama/models/manifests/registry.ollama.ai/library/qwen/odd", b"{}")
+    put("home/.ollama/models/manifests/where/library/qwen/7b", json.dumps({"layers": layers}).encode())
+    put("home/.ollama/models/manifests/where/library/qwen/odd", b"{}")
     (tmp_path / "again.gguf").symlink_to(here)
     (tmp_path / "gone.gguf").symlink_to(tmp_path / "nowhere")
     found = {(m.source, m.name): m for m in find_models() if m.source != "demo"}
     assert set(found) == {
-        ("here", "again.gguf"), ("here", "broken.gguf"), ("Hugging Face", "o/r: model-00001-of-00002.gguf"),
-        ("LM Studio", "pub/repo: x.gguf"), ("Ollama", "qwen:7b"),
+        ("here", "again.gguf"), ("here", "broken.gguf"), ("Hugging Face", "hf:o/r:model"),
+        ("LM Studio", str(tmp_path / "home/.lmstudio/models/pub/repo/x.gguf")), ("Ollama", "ollama:qwen:7b"),
     }  # fmt: skip
-    assert found["Hugging Face", "o/r: model-00001-of-00002.gguf"].bytes == len(data) + 10
-    assert found["Ollama", "qwen:7b"].architecture == "llama"
+    assert found["Hugging Face", "hf:o/r:model"].bytes == len(data) + 10
+    assert found["Ollama", "ollama:qwen:7b"].architecture == "llama"
     assert "cannot be read as GGUF" in (found["here", "broken.gguf"].fault or "")
 
 

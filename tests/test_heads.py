@@ -9,12 +9,12 @@ import pytest
 from drafting import GREEDY, LIMITS, PROMPT, build, pieces, recorded
 
 from specdec.decode import Decoder
-from specdec.demo import model_path
 from specdec.errors import SpecdecError
 from specdec.llama.gguf import read_header
 from specdec.llama.model import LlamaModel
 from specdec.llama.mtp import MtpContext
 from specdec.llama.target import LlamaTarget
+from specdec.models import model_path
 from specdec.rollback import snapshots_for
 from specdec.spec import ModelOptions
 from specdec.strategy import Services, Strategy

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from specdec.demo import model_path
 from specdec.errors import SpecdecError
 from specdec.llama import library
 from specdec.llama.model import LlamaModel
 from specdec.llama.target import LlamaTarget
+from specdec.models import model_path
 from specdec.spec import ModelOptions
 from specdec.testing.nano import write_nano
 from specdec.types import Message

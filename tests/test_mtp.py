@@ -11,13 +11,13 @@ from drafting import GREEDY, LIMITS, PROMPT, build, naive_mtp, pieces, recorded
 from scipy.stats import chi2_contingency
 
 from specdec.decode import Decoder
-from specdec.demo import model_path
 from specdec.errors import SpecdecError
 from specdec.llama.gguf import read_header
 from specdec.llama.model import LlamaModel
 from specdec.llama.target import LlamaTarget
 from specdec.llama.translate import Translator
 from specdec.llama.vocab import match_vocabularies
+from specdec.models import model_path
 from specdec.rollback import Mode
 from specdec.spec import ModelOptions
 from specdec.strategy import Services

@@ -14,8 +14,8 @@ from terminal import on_terminal
 
 from specdec.arms import Arm
 from specdec.cli import progress
-from specdec.demo import model_path
 from specdec.llama.pieces import Pieces
+from specdec.models import model_path
 from specdec.registry import Registry
 from specdec.report import tokens
 from specdec.report.show import as_text

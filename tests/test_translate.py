@@ -11,11 +11,11 @@ import pytest
 from drafting import GREEDY, LIMITS, build
 
 from specdec.decode import Decoder
-from specdec.demo import model_path
 from specdec.llama.library import llama
 from specdec.llama.model import LlamaModel
 from specdec.llama.target import LlamaTarget
 from specdec.llama.translate import Splitter, Translator
+from specdec.models import model_path
 from specdec.spec import ModelOptions
 from specdec.strategy import Services
 from specdec.testing.nano import write_out

@@ -10,11 +10,11 @@ from shape_file import write_08b, write_35b
 from typer.testing import CliRunner
 
 from specdec.cli import app
-from specdec.demo import model_path
 from specdec.errors import OutOfMemory, SpecdecError
 from specdec.groups import group_rows
 from specdec.llama.ballast import Ballast
 from specdec.llama.gguf import read_header
+from specdec.models import model_path
 from specdec.registry import Registry
 from specdec.spec import ModelOptions, make_spec
 from specdec.testing.nano import write_nano

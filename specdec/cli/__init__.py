@@ -32,6 +32,8 @@ def main() -> None:
 
     try:
         code = app(prog_name="specdec", standalone_mode=False)
+        if code == 130:  # Typer of today turns Ctrl-C into this code itself
+            raise KeyboardInterrupt
     except SpecdecError as error:
         code = _fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
@@ -61,6 +63,7 @@ from specdec.cli import (  # noqa: E402 - commands register themselves
     compare,  # noqa: F401
     doctor,  # noqa: F401
     export,  # noqa: F401
+    models,  # noqa: F401
     plan,  # noqa: F401
     predict,  # noqa: F401
     profile,  # noqa: F401

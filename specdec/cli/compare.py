@@ -12,6 +12,7 @@ import typer
 
 from specdec.cli import app, complete
 from specdec.cli import options as o
+from specdec.cli.fetch import fetch_models
 from specdec.cli.option_groups import ModelFlags, Models, SamplingFlags, grouped
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def compare(
     )
     if record is not None and (trace or synthetic):
         raise SpecdecError("--record: with --trace or --synthetic the target's own text is not said.", "Leave it out.")
+    fetch_models(spec)
     if card:
         from specdec.cli.cards import compare_cards
 

@@ -9,10 +9,11 @@ import typer
 
 from specdec.cli import app
 from specdec.cli import options as o
+from specdec.models.quants import size
 
 if TYPE_CHECKING:
     from specdec.doctor import Check
-    from specdec.local_models import LocalModel
+    from specdec.models.local import LocalModel
 
 _WIDTH, _INDENT = 100, " " * 7
 
@@ -55,6 +56,4 @@ def _model(model: LocalModel) -> str:
         kind += f", {model.experts} experts"
     if model.mtp_layers:
         kind += ", MTP"
-    place = "" if model.source == "demo" else f"  {model.path}"
-    size = f"{model.bytes / 1e9:.1f} GB" if model.bytes >= 1e9 else f"{model.bytes / 1e6:.1f} MB"
-    return f"{model.name} ({kind}, {size}){place}"
+    return f"{model.name} ({kind}, {size(model.bytes)})"

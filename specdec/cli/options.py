@@ -19,7 +19,8 @@ Watch = Annotated[
 ]
 
 Target = Annotated[
-    str, typer.Option("--target", "-m", help="The target model, a GGUF file; demo is the one that comes with specdec.")
+    str,
+    typer.Option("--target", "-m", help="The target model: a GGUF file, hf:OWNER/REPO:QUANT, ollama:NAME, or demo."),
 ]
 Strategies = Annotated[
     str,
@@ -37,10 +38,14 @@ StrategyFiles = Annotated[
 DraftFile = Annotated[
     str,
     typer.Option(
-        "--draft", "-md", help="The draft model of the strategy draft, a GGUF file (with the demo target: its own)."
+        "--draft",
+        "-md",
+        help="The draft model of the strategy draft, named as --target (with the demo target: its own).",
     ),
 ]
-MtpFile = Annotated[str, typer.Option("--mtp-model", help="A GGUF with the MTP layer alone, for the strategy mtp.")]
+MtpFile = Annotated[
+    str, typer.Option("--mtp-model", help="A GGUF with the MTP layer alone, for mtp; named as --target.")
+]
 Workloads = Annotated[
     str,
     typer.Option(

@@ -8,6 +8,7 @@ import typer
 
 from specdec.cli import app
 from specdec.cli import options as o
+from specdec.cli.fetch import headers_of
 from specdec.cli.option_groups import Models, grouped
 
 
@@ -58,10 +59,13 @@ def plan(
         },
     )
     cards = parse_cards(card, reserve)
-    header = header_of(spec)
-    cases = cases_of(spec, header)
-    fits = [fit(case, header, spec.model, each) for each in cards for case in cases]
-    shown = tables.as_json if json else tables.as_text
-    typer.echo(shown(fits, models.target, threads or default_threads()))
+    with headers_of(models.target, models.draft, models.mtp_model, spec.strategies) as later:
+        header = header_of(spec)
+        cases = cases_of(spec, header)
+        fits = [fit(case, header, spec.model, each) for each in cards for case in cases]
+        text = (tables.as_json if json else tables.as_text)(fits, models.target, threads or default_threads())
+    for path, downloaded in later.items():
+        text = text.replace(path, downloaded)
+    typer.echo(text)
     if not any(f.fits for f in fits):
         raise typer.Exit(1)

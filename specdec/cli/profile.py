@@ -8,6 +8,7 @@ import typer
 
 from specdec.cli import app
 from specdec.cli import options as o
+from specdec.cli.fetch import fetch_models
 from specdec.cli.option_groups import ModelFlags, Models, SamplingFlags, grouped
 from specdec.errors import SpecdecError
 
@@ -73,6 +74,7 @@ def profile(
     if lengths:
         values["passes"] = _numbers("--lengths", lengths)
     spec = check(ProfileSpec, "profile", values)
+    fetch_models(spec)
     if card:
         from specdec.cli.cards import profile_on
 

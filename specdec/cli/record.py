@@ -10,6 +10,7 @@ import typer
 from specdec.cli import app
 from specdec.cli import options as o
 from specdec.cli.compare import chosen_workloads
+from specdec.cli.fetch import fetch_models
 from specdec.cli.option_groups import ModelFlags, Models, SamplingFlags, grouped
 
 
@@ -69,6 +70,7 @@ def record(
         sampling=sampling.values(),
         model=model.values(),
     )
+    fetch_models(spec)
     with watched() as observer:
         run_record(spec, out, Wanted(top_logprobs, drafts, depth, training_data), observer)
     _tell(out)

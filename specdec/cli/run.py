@@ -13,6 +13,7 @@ import typer
 
 from specdec.cli import app, complete
 from specdec.cli import options as o
+from specdec.cli.fetch import fetch_models
 from specdec.cli.option_groups import ModelFlags, Models, SamplingFlags, grouped
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def run(
         _refuse_several([p.label for p in planned[1:]])
         for line in unused_options(spec, planned):
             _tell(f"warning: {line}")
+        fetch_models(spec)
         engine = Engine(spec, planned, _tell)
         try:
             engine.fit([asked])

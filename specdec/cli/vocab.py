@@ -7,18 +7,20 @@ from typing import Annotated
 import typer
 
 from specdec.cli import app
+from specdec.cli.fetch import headers_of
 
 
 @app.command()
 def vocab(
-    target: Annotated[str, typer.Argument(help="A GGUF file, or demo.")],
-    draft: Annotated[str, typer.Argument(help="A GGUF file, or demo-draft, demo-other.")],
+    target: Annotated[str, typer.Argument(help="A GGUF file, hf:OWNER/REPO:QUANT, or demo.")],
+    draft: Annotated[str, typer.Argument(help="The same; demo-draft, demo-other.")],
 ) -> None:
     """Check from the headers alone whether a draft model speaks the target's vocabulary; exit code 1 if not."""
-    from specdec.demo import model_path
     from specdec.llama.vocab import match_vocabularies
+    from specdec.models import model_path
 
-    found = match_vocabularies(model_path(target), model_path(draft))
+    with headers_of(target, draft):
+        found = match_vocabularies(model_path(target), model_path(draft))
     for reason in found.reasons:
         typer.echo(f"no: {reason}")
     for warning in found.warnings:

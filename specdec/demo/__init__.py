@@ -5,12 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+FOLDER = Path(__file__).parent
 FILES = {"demo": "target.gguf", "demo-draft": "draft.gguf", "demo-other": "draft-other-vocabulary.gguf"}
 
 WORKLOADS_BEGIN_WITH = "demo-"
 """Prompts for a base model that knows code and documentation only; other targets do not run them unasked."""
-
-
-def model_path(name: str) -> Path:
-    """The file that a model's name stands for: a demo model's, else the path itself."""
-    return Path(__file__).with_name(FILES[name]) if name in FILES else Path(name)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from specdec.doctor.check import Check
-from specdec.local_models import LocalModel, find_models
+from specdec.models.local import LocalModel, find_models
 
 __all__ = ["Check", "Diagnosis", "diagnose"]
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from specdec import __version__
 from specdec.doctor.check import Check, fault, note, ok
 from specdec.errors import SpecdecError
-from specdec.local_models import LocalModel
+from specdec.models.local import LocalModel
+from specdec.models.stores import looked_in, places
 
 _LEAST_RAM = 1 << 30
 _LEAST_DISK = 200 << 20
@@ -67,7 +68,10 @@ def processor() -> Iterator[Check]:
 def models(found: list[LocalModel]) -> Iterator[Check]:
     """Which models are at hand."""
     by_source = Counter(m.source for m in found if m.fault is None)
-    yield ok("models", ", ".join(f"{n} {source}" for source, n in by_source.items()) or "none found")
+    counts = ", ".join(f"{n} {source}" for source, n in by_source.items()) or "none found"
+    yield ok(
+        "models", f"{counts} (looked in {looked_in(places(Path(), None))}); specdec models says what each is good for"
+    )
     for model in found:
         if model.fault:
             yield note("models", model.fault.rstrip("."), "download it again")

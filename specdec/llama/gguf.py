@@ -110,8 +110,18 @@ def peek(path: Path) -> dict[str, Any]:
         raise SpecdecError(f"{path} cannot be read as GGUF: {error}.") from error
 
 
+def header_length(start: bytes) -> int | None:
+    """How many of a file's first bytes are its header; None where these bytes do not hold all of it."""
+    if start[:4] != b"GGUF"[: len(start)]:
+        raise SpecdecError("the file is not a GGUF file (it does not begin with 'GGUF').")
+    try:
+        return _Reader(start, False).read(Path("the file"), len(start)).header_bytes
+    except (struct.error, IndexError):
+        return None
+
+
 class _Reader:
-    def __init__(self, data: mmap.mmap, whole_arrays: bool) -> None:
+    def __init__(self, data: mmap.mmap | bytes, whole_arrays: bool) -> None:
         self._data, self._at, self._whole = data, 4, whole_arrays
         self._arrays: dict[str, int] = {}
 

@@ -78,9 +78,13 @@ class VocabularyMatch:
 
 def match_vocabularies(target: Path, draft: Path) -> VocabularyMatch:
     """Compare two GGUF files by their headers; a second for 20 GB with 248 k tokens."""
-    t, d = read_header(target, whole_arrays=True), read_header(draft, whole_arrays=True)
-    sizes = len(_value(t, "tokens") or ()), len(_value(d, "tokens") or ())
-    return VocabularyMatch(tuple(_reasons(t, d)), tuple(_warnings(t, d)), sizes)
+    return compare_vocabularies(read_header(target, whole_arrays=True), read_header(draft, whole_arrays=True))
+
+
+def compare_vocabularies(target: Header, draft: Header) -> VocabularyMatch:
+    """Compare two headers that were read with their whole arrays."""
+    sizes = len(_value(target, "tokens") or ()), len(_value(draft, "tokens") or ())
+    return VocabularyMatch(tuple(_reasons(target, draft)), tuple(_warnings(target, draft)), sizes)
 
 
 def _reasons(t: Header, d: Header) -> list[str]:

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from specdec.demo import model_path
 from specdec.errors import SpecdecError
 from specdec.llama.devices import free_bytes
 from specdec.llama.gguf import read_header
 from specdec.llama.library import gpu_names
 from specdec.llama.model import LlamaModel, runs_on_gpu
 from specdec.llama.target import LlamaTarget
+from specdec.models import model_path
 from specdec.profile import plan
 from specdec.profile.plan import Setting
 from specdec.profile.spec import ProfileSpec

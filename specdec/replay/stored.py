@@ -6,12 +6,12 @@ import dataclasses
 from pathlib import Path
 
 from specdec.conversation import history
-from specdec.demo import model_path
 from specdec.environment import describe_model
 from specdec.errors import SpecdecError
 from specdec.llama.gguf import read_header
 from specdec.llama.model import LlamaModel
 from specdec.llama.target import batch_size
+from specdec.models import model_path
 from specdec.redact import refuse_redacted
 from specdec.replay.header import make_header, make_turn
 from specdec.replay.trace import Trace, Turn, write_trace

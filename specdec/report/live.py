@@ -8,9 +8,9 @@ from functools import cached_property
 
 from rich.text import Text
 
-from specdec.demo import model_path
 from specdec.llama.pieces import Pieces
 from specdec.metrics import BASELINE
+from specdec.models import model_path
 from specdec.report.show import Marks
 from specdec.report.tokens import TokenStep, cut, token_step, view_sample
 from specdec.store import Sample

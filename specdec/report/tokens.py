@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from specdec.demo import model_path
 from specdec.errors import SpecdecError
 from specdec.llama.pieces import Pieces
 from specdec.metrics import BASELINE
+from specdec.models import model_path
 from specdec.redact import refuse_redacted
 from specdec.store import Run, Sample
 
@@ -88,11 +88,11 @@ def find_pieces(run: Run, target: str = "") -> Pieces | None:
     if target:
         return Pieces(model_path(target))
     for name in (str(run.meta["spec"].get("target", "")), str(run.meta["model"].get("path", ""))):
-        if name and model_path(name).is_file():
-            try:
+        try:
+            if name and model_path(name).is_file():
                 return Pieces(model_path(name))
-            except SpecdecError:
-                continue  # not the model any more: the texts are guessed, and that is said
+        except SpecdecError:
+            continue  # gone, or not the model any more: the texts are guessed, and that is said
     return None
 
 

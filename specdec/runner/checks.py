@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from specdec.demo import model_path
 from specdec.forced.teacher import Teacher
 from specdec.llama.gguf import Header, read_header
+from specdec.models import model_path
 from specdec.registry import Defaults, Planned, Registry
 from specdec.runner.engines import check_engines
 from specdec.server.process import find_binary

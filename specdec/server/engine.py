@@ -12,11 +12,11 @@ from time import perf_counter, sleep
 
 from specdec.arms import Arm, Attempt, do
 from specdec.conversation import fit_context, history, rounded, seeded
-from specdec.demo import model_path
 from specdec.errors import BrokenGeneration, SpecdecError
 from specdec.llama.gguf import read_header
 from specdec.llama.library import extra_buffers_are_safe
 from specdec.llama.model import LlamaModel
+from specdec.models import model_path
 from specdec.registry import Planned
 from specdec.server.client import Client, Completion, Counters
 from specdec.server.options import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from specdec.demo import model_path
+from specdec.models import model_path
 from specdec.registry import Planned
 from specdec.server.process import Binary
 from specdec.spec import ModelOptions

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from specdec.demo import model_path
 from specdec.errors import SpecdecError
 from specdec.llama.gguf import Header
 from specdec.metrics import BASELINE
+from specdec.models import model_path
 from specdec.registry import Defaults, Registry
 from specdec.spec import ModelOptions, RunSpec
 from specdec.syntax import Value
