@@ -13,7 +13,6 @@ from specdec.cli import options as o
 if TYPE_CHECKING:
     from specdec.spec import RunSpec
 
-DEMO_WORKLOADS = "demo-code,demo-docs,demo-json,demo-edit"
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of tables.")]
 
@@ -82,14 +81,12 @@ def compare(
     llama_server: o.LlamaServer = "",
 ) -> None:
     """Compare draft strategies on a model: acceptance, memory and net speed by workload, against `none`."""
-    from specdec.spec import make_spec
+    from specdec.spec import QUICK_N_PREDICT, make_spec
 
-    if quick:  # short answers, as many prompts as it takes; what was asked for still counts
-        limit, n_predict = _given(context, "limit", limit, 0), _given(context, "n_predict", n_predict, 64)
-
+    if quick:  # what was asked for still counts
+        limit = _given(context, "limit", limit, 0)
+        n_predict = _given(context, "n_predict", n_predict, QUICK_N_PREDICT)
     if target == "demo":
-        draft = draft or "demo-draft"
-        workloads = workloads or ("" if prompts else DEMO_WORKLOADS)
         typer.echo("Target: the demo model that comes with specdec (tiny, knows code and documentation).", err=True)
     spec = make_spec(
         target=target,
@@ -147,7 +144,7 @@ def compare(
         _dry_run(spec)
         return
     from specdec import runner
-    from specdec.cli.progress import watched
+    from specdec.progress import watched
 
     with watched() as observer:
         folder = runner.compare(spec, results, observer)
@@ -171,8 +168,8 @@ def resume(
 ) -> None:
     """Finish an interrupted run, in the same order and with the same seed."""
     from specdec import runner, store
-    from specdec.cli.progress import watched
     from specdec.errors import SpecdecError
+    from specdec.progress import watched
     from specdec.redact import refuse_redacted
 
     found = store.read_run(store.find_run(run, results))
@@ -197,7 +194,7 @@ def _given(context: typer.Context, name: str, value: int, otherwise: int) -> int
 
 def _dry_run(spec: RunSpec) -> None:
     from specdec import runner
-    from specdec.cli.progress import watched
+    from specdec.progress import watched
 
     with watched() as observer:
         plan = runner.prepare(spec, observer)

@@ -9,7 +9,7 @@ import typer
 
 from specdec.cli import app
 from specdec.cli import options as o
-from specdec.cli.compare import DEMO_WORKLOADS, split
+from specdec.cli.compare import split
 
 
 @app.command()
@@ -64,7 +64,7 @@ def record(
     device: o.Device = "",
 ) -> None:
     """Record what the target says, once, so that `specdec replay` can try any number of strategies on it."""
-    from specdec.cli.progress import watched
+    from specdec.progress import watched
     from specdec.replay.record import Wanted
     from specdec.replay.record import record as run_record
     from specdec.spec import make_spec
@@ -73,8 +73,6 @@ def record(
         _from_run(from_run, results, out, "" if target == "demo" else target, drafts or training_data or top_logprobs)
         return
     if target == "demo":
-        draft = draft or "demo-draft"
-        workloads = workloads or ("" if prompts else DEMO_WORKLOADS)
         typer.echo("Target: the demo model that comes with specdec (tiny, knows code and documentation).", err=True)
     spec = make_spec(
         target=target,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,10 +11,7 @@ from specdec.cli import app, complete
 from specdec.cli import options as o
 
 if TYPE_CHECKING:
-    from specdec.profile.stored import Profile
     from specdec.store import Run
-
-_FILES = ("html", "svg", "png")
 
 
 @app.command()
@@ -52,21 +48,22 @@ def report(
 ) -> None:
     """A stored run's tables or its page, or two runs against each other; needs no model and no llama.cpp."""
     from specdec import store
+    from specdec.report import render
 
     runs = [store.read_run(store.find_run(name, results)) for name in (run, other) if name]
-    found = _profile_of(runs[0], profile, results) if not other else None
+    found = render.fitting_profile(runs[0], profile, results) if not other else None
     if redact:
         from specdec.redact import redacted
 
         runs = [redacted(r) for r in runs]
-    if not other and format in _FILES and runs[0].meta["kind"] == "compare":
-        _write(out, _drawn(runs[0], format, picture, found, target), format)
-        return
-    text = _two(runs[0], runs[1], format, allow_differences) if other else _one(runs[0], format, found)
-    if out is None:
-        typer.echo(text)
+    if other:
+        content = f"{_two(runs[0], runs[1], format, allow_differences)}\n".encode()
     else:
-        _write(out, f"{text}\n".encode(), format)
+        content = render.render(runs[0], format, found, picture, target)
+    if out is not None or format in render.DRAWN:
+        _write(out, content, format)
+    else:
+        typer.echo(content.decode(), nl=False)
 
 
 def _write(out: Path | None, content: bytes, format: str) -> None:
@@ -78,74 +75,10 @@ def _write(out: Path | None, content: bytes, format: str) -> None:
     typer.echo(f"{out} ({len(content) / 1e3:,.0f} kB)")
 
 
-def _drawn(run: Run, format: str, picture: str, profile: Profile | None, target: str) -> bytes:
-    """The page or a picture of a run."""
-    from specdec.errors import SpecdecError
-
-    try:
-        from specdec.report.html import write
-    except ImportError as error:
-        raise SpecdecError(f"--format {format}: {error}.", "pip install matplotlib jinja2") from error
-    if format == "html":
-        return write.page(run, profile, target)
-    return write.picture(run, profile, picture, format)
-
-
-def _one(run: Run, format: str, profile: Profile | None) -> str:
-    from specdec.report import formats, tables
-    from specdec.report import profile as profiles
-
-    if run.meta["kind"] == "profile":
-        forms = {"text": profiles.as_text, "md": profiles.as_markdown, "json": profiles.as_json}
-        return _form(format, forms)(run)
-    text = _form(
-        format, {"text": tables.as_text, "md": tables.as_markdown, "csv": formats.as_csv, "json": formats.as_json}
-    )(run)
-    if format in ("csv", "json"):
-        return text
-    return text + _predict(run, profile, "simple" if format == "text" else "pipe")
-
-
 def _two(a: Run, b: Run, format: str, allow: bool) -> str:
+    from specdec.report import render
     from specdec.report import versus as report
     from specdec.versus import versus
 
-    form = _form(format, {"text": report.as_text, "md": report.as_markdown, "json": report.as_json})
+    form = render.form(format, {"text": report.as_text, "md": report.as_markdown, "json": report.as_json})
     return form(versus(a, b, allow))
-
-
-def _form(format: str, forms: dict[str, Callable[..., str]]) -> Callable[..., str]:
-    from specdec.errors import SpecdecError
-
-    name = "md" if format == "markdown" else format
-    if name not in forms:
-        raise SpecdecError(f"--format {format}: unknown.", f"Known: {', '.join(forms)}.")
-    return forms[name]
-
-
-def _predict(run: Run, profile: Profile | None, style: str) -> str:
-    """Prediction beside observation, where a profile fits the run."""
-    if profile is None:
-        return ""
-    from specdec.profile.compare import prediction_rows
-    from specdec.report.prediction import beside_table
-
-    return "\n\n" + beside_table(prediction_rows(run, profile), profile, style)
-
-
-def _profile_of(run: Run, name: str, results: Path) -> Profile | None:
-    """The profile asked for, or the newest that fits; a replay observed nothing, so none is beside it."""
-    if run.meta["kind"] != "compare" or run.meta["labels"]["label"] == "trace":
-        return None
-    from specdec import store
-    from specdec.errors import SpecdecError
-    from specdec.profile.compare import find_profile, mismatches
-    from specdec.profile.stored import Profile
-
-    found = Profile(store.read_run(store.find_run(name, results))) if name else find_profile(run, results)
-    if found is not None and (other := mismatches(run, found)):
-        raise SpecdecError(
-            f"profile {found.id} does not fit this run: other {', '.join(other)}.",
-            f"For a prediction from its acceptance alone: specdec predict {found.id} --run {run.id}.",
-        )
-    return found
