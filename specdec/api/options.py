@@ -123,10 +123,8 @@ def specification(
     names: frozenset[str] = known.__optional_keys__  # type: ignore[attr-defined]
     if unknown := sorted(words.keys() - names):
         close = difflib.get_close_matches(unknown[0], sorted(names | own.keys()), n=1)
-        guess = f" Did you mean {close[0]!r}?" if close else ""
-        raise SpecdecError(
-            f"{function}: there is no option {unknown[0]!r}.{guess}", f"Known: {', '.join(sorted(names))}."
-        )
+        hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(sorted(names | own.keys()))}."
+        raise SpecdecError(f"{function}: there is no option {unknown[0]!r}.", hint)
     values: dict[str, Any] = {}
     for word, value in (dict(own) | dict(words)).items():
         name = _OTHER_NAMES.get(word, word)

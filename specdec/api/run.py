@@ -177,4 +177,5 @@ class Run:
 
         if self.meta["kind"] == "profile":
             return f"<pre>{escape(str(self))}</pre>"
-        return f"<p>{escape(tables.head(self.stored))}</p>{tables.speed_as_html(self.stored)}"
+        head = "<br>".join(escape(line) for line in tables.head(self.stored).splitlines())
+        return f"<p>{head}</p>{tables.speed_as_html(self.stored)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from specdec.api.source import self_contained
@@ -35,7 +35,8 @@ def named(given: Given, results: Path) -> tuple[str, tuple[str, ...]]:
     """
     known = Registry().known
     texts, files = [], []
-    for one in [given] if isinstance(given, str | type | Strategy) else given:
+    several = isinstance(given, Iterable) and not isinstance(given, str | type)
+    for one in given if several else [given]:
         if isinstance(one, str) and not _FILE.search(one):
             texts.append(one)
             continue
