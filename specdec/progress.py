@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from time import monotonic
 from typing import Any
 
@@ -153,4 +154,7 @@ def _notebook() -> Callable[..., Any] | None:
     """IPython's ``display`` where a notebook shows it."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
-    return getattr(sys.modules.get("IPython.display"), "display", None) if getattr(shell, "kernel", None) else None
+    if getattr(shell, "kernel", None) is None:
+        return None
+    found: Callable[..., Any] = import_module("IPython.display").display
+    return found

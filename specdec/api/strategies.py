@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from specdec.api.source import self_contained
 from specdec.errors import SpecdecError
@@ -35,8 +36,9 @@ def named(given: Given, results: Path) -> tuple[str, tuple[str, ...]]:
     """
     known = Registry().known
     texts, files = [], []
-    several = isinstance(given, Iterable) and not isinstance(given, str | type)
-    for one in given if several else [given]:
+    alone = isinstance(given, str | type | Strategy) or not isinstance(given, Iterable)
+    several: list[Any] = [given] if alone else [*given]  # type: ignore[misc]
+    for one in several:
         if isinstance(one, str) and not _FILE.search(one):
             texts.append(one)
             continue
