@@ -39,7 +39,7 @@ CELLS = (
     "import numpy as np\nfrom specdec import Draft, Strategy, StrategyOptions\nfrom pydantic import Field\n",
     "KEEP = 4\nTABLE = np.arange(3)\n",
     "class Own(StrategyOptions):\n    n_max: int = Field(4, ge=1, description='longest draft, tokens')\n",
-    "def first(ids, n):\n    return ids[: min(n, KEEP)]\n",
+    "def cut(ids, n):\n    return ids[: min(n, KEEP)]\n\nfirst = cut\n",
     '''class AfterLast(Strategy):
     """Draft what followed the last token."""
 
@@ -204,6 +204,7 @@ def test_a_class_of_a_notebook_goes_to_workers_with_all_it_uses(notebook: dict[s
     (file,) = files
     assert file.startswith("results/strategies/after-last-")
     made = load_class(file)()
+    assert Path(file.rpartition(":")[0]).read_text().startswith("from __future__ import annotations\n")
     context = np.array([5, 1, 2, 3, 4, 6, 7, 5], np.int32)
     assert made.propose(context, 9).token_ids == [1, 2, 3, 4]
     assert Registry(files).get("after-last").file_sha256

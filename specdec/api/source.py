@@ -30,16 +30,15 @@ def self_contained(cls: type) -> str:
     """
     collected = _Collected(cls.__qualname__)
     collected.add(cls.__qualname__, cls, set())
-    return "\n".join(
-        [*sorted(set(collected.imports)), "", *collected.values, "", "\n\n\n".join(collected.definitions), ""]
-    )
+    imports = ["from __future__ import annotations", "", *sorted(set(collected.imports))]
+    return "\n".join([*imports, "", *collected.values, "", "\n\n\n".join(collected.definitions), ""])
 
 
 class _Collected:
     """What has been found to be needed, each thing after the ones that it uses."""
 
     def __init__(self, what: str) -> None:
-        self.imports: list[str] = ["from __future__ import annotations"]
+        self.imports: list[str] = []
         self.values: list[str] = []
         self.definitions: list[str] = []
         self._what = what
@@ -58,6 +57,8 @@ class _Collected:
             self.imports += [f"import {value.__name__}.{a}" for a in sorted(inner & attributes)]
         elif isinstance(value, type | FunctionType) and home == _MAIN:
             self._define(value)
+            if name != value.__name__:
+                self.definitions.append(f"{name} = {value.__name__}")
         elif home and path and getattr(sys.modules.get(home), path, None) is value:
             self.imports.append(f"from {home} import {path} as {name}")
         elif _is_plain(value):
