@@ -18,12 +18,12 @@ import specdec
 from specdec import SpecdecError, Strategy, runner
 from specdec.api import options
 from specdec.api.frames import columns
+from specdec.api.progress import InNotebook, observed
 from specdec.api.source import self_contained
 from specdec.api.strategies import named
 from specdec.cli import app
 from specdec.profile import measure
 from specdec.profile.spec import ProfileSpec
-from specdec.progress import InNotebook, observed
 from specdec.registry import Registry, load_class
 from specdec.replay import session
 from specdec.replay.run import ReplayOptions

@@ -188,7 +188,7 @@ def test_the_shell_completes(words: str, expected: str) -> None:
 
 PROGRESS = """
 import time
-from specdec.progress import watched
+from specdec.cli.progress import watched
 with watched() as observer:
     observer.announce("Loading")
     observer.start(3, 1)

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from specdec import progress
 from specdec.arms import Arm
+from specdec.cli import progress
 from specdec.registry import Registry
 from specdec.types import Prompt
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from specdec import store
 from specdec.api import options
 from specdec.api.options import CompareWords, ProfileWords, ReplayWords, specification
+from specdec.api.progress import Told, observed
 from specdec.api.run import Run
 from specdec.api.strategies import Given, named
 from specdec.errors import SpecdecError
-from specdec.progress import Told, observed
 from specdec.redact import refuse_redacted
 from specdec.spec import LIMIT, QUICK_N_PREDICT, RunSpec
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def compare_cards(spec: RunSpec, cards: str, reserve: int, results: Path, dry_run: bool, json: bool) -> None:
     """Plan, run and show. A run that cannot be made costs itself, not the others; then the exit code is 1."""
     from specdec import runner, store
-    from specdec.progress import watched
+    from specdec.cli.progress import watched
     from specdec.report import cards as tables
     from specdec.vram.arms import lay_out
     from specdec.vram.cards import parse_cards

@@ -144,7 +144,7 @@ def compare(
         _dry_run(spec)
         return
     from specdec import runner
-    from specdec.progress import watched
+    from specdec.cli.progress import watched
 
     with watched() as observer:
         folder = runner.compare(spec, results, observer)
@@ -168,8 +168,8 @@ def resume(
 ) -> None:
     """Finish an interrupted run, in the same order and with the same seed."""
     from specdec import runner, store
+    from specdec.cli.progress import watched
     from specdec.errors import SpecdecError
-    from specdec.progress import watched
     from specdec.redact import refuse_redacted
 
     found = store.read_run(store.find_run(run, results))
@@ -194,7 +194,7 @@ def _given(context: typer.Context, name: str, value: int, otherwise: int) -> int
 
 def _dry_run(spec: RunSpec) -> None:
     from specdec import runner
-    from specdec.progress import watched
+    from specdec.cli.progress import watched
 
     with watched() as observer:
         plan = runner.prepare(spec, observer)

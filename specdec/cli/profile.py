@@ -67,9 +67,9 @@ def profile(
 ) -> None:
     """Measure what a step costs here: the verify cost curve, drafting, rolling back, sampling, prompts."""
     from specdec import store
+    from specdec.cli.progress import watched
     from specdec.profile.measure import take_profile
     from specdec.profile.spec import ProfileSpec
-    from specdec.progress import watched
     from specdec.report import profile as tables
     from specdec.spec import check
 

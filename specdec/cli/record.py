@@ -64,7 +64,7 @@ def record(
     device: o.Device = "",
 ) -> None:
     """Record what the target says, once, so that `specdec replay` can try any number of strategies on it."""
-    from specdec.progress import watched
+    from specdec.cli.progress import watched
     from specdec.replay.record import Wanted
     from specdec.replay.record import record as run_record
     from specdec.spec import make_spec

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +14,7 @@ from specdec.cli import options as o
 from specdec.cli.compare import Json, with_files
 
 if TYPE_CHECKING:
+    from specdec.replay.run import Watcher
     from specdec.store import Run
 
 
@@ -42,7 +45,6 @@ def replay(
     json: Json = False,
 ) -> None:
     """Try strategies on a recorded target: acceptance, and with costs the speed; no model is needed."""
-    from specdec.progress import watched
     from specdec.replay.run import ReplayOptions
     from specdec.replay.session import replay as run_replay
     from specdec.spec import check
@@ -71,7 +73,6 @@ def replay(
 
 def finish(run: Run, json: bool) -> None:
     """Finish an interrupted replay."""
-    from specdec.progress import watched
     from specdec.replay.session import resume
 
     with watched() as watcher:
@@ -108,3 +109,35 @@ def _print_json(run: Run) -> None:
         typer.echo(comma + orjson.dumps(row).decode())
         comma = ","
     typer.echo("]}")
+
+
+@contextmanager
+def watched() -> Iterator[Watcher]:
+    """Progress on stderr, with the time left."""
+    import warnings
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))
+
+    class Shown:
+        def announce(self, line: str) -> None:
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+        def start(self, total: int, done: int) -> None:
+            progress.update(task, total=total, completed=done, visible=True)
+
+        def setting(self, label: str) -> None:
+            progress.update(task, advance=1, description=label)
+
+    with (
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
+        warnings.catch_warnings(),
+    ):
+        task = progress.add_task("", total=None, visible=False)
+        shown = Shown()
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_args, **_kwargs: shown.announce(f"warning: {message}")
+        yield shown
