@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from specdec.demo import WORKLOADS
 from specdec.errors import SpecdecError
 from specdec.rollback import Mode
 from specdec.types import Limits, Sampling
+
+LIMIT = 5
+"""Prompts a workload, where nothing is said."""
+QUICK_N_PREDICT = 64
+"""Length of a quick run's answers, where none is given; it takes all prompts, one after another, until it knows."""
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 
@@ -135,14 +142,29 @@ def make_spec(**values: object) -> RunSpec:
     return check(RunSpec, "compare", values)
 
 
-def check(kind: type[Spec], command: str, values: dict[str, object]) -> Spec:
-    """A specification of ``kind``, or a one-line error that names the option of ``command`` and the fault."""
+def check(kind: type[Spec], command: str, values: Mapping[str, object]) -> Spec:
+    """A specification of ``kind``, or a one-line error that names the option of ``command`` and the fault;
+    ``command`` is the command line's, as ``compare``, or a function, as ``specdec.compare``.
+
+    With the demo target, what is left open is filled with what comes along with it: its draft, its workloads.
+    """
     try:
-        return kind.model_validate(values)
+        return kind.model_validate({**values, **_for_demo(kind, values)})
     except ValidationError as error:
         first = error.errors()[0]
         places = [str(p) for p in first["loc"] if isinstance(p, str)]
-        name = "--" + places[-1].replace("_", "-") if places else command
+        function = command.startswith("specdec.")
+        name = (places[-1] if function else "--" + places[-1].replace("_", "-")) if places else command
         given = f" (given: {first['input']!r})" if places else ""
         what = first["msg"].removeprefix("Value error, ")
-        raise SpecdecError(f"{name}: {what}{given}.", f"See specdec {command} --help.") from error
+        more = f"See help({command})." if function else f"See specdec {command} --help."
+        raise SpecdecError(f"{name}: {what}{given}.", more) from error
+
+
+def _for_demo(kind: type[Spec], values: Mapping[str, object]) -> dict[str, object]:
+    if values.get("target") != "demo":
+        return {}
+    filled: dict[str, object] = {} if values.get("draft") else {"draft": "demo-draft"}
+    if "workloads" in kind.model_fields and not any(values.get(k) for k in ("workloads", "prompt_files", "trace")):
+        filled["workloads"] = WORKLOADS
+    return filled

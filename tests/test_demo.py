@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from specdec.cli.compare import DEMO_WORKLOADS
 from specdec.conversation import seeded
 from specdec.decode import Decoder
-from specdec.demo import FILES
+from specdec.demo import FILES, WORKLOADS
 from specdec.engine import Engine
 from specdec.llama.gguf import read_header
 from specdec.llama.model import LlamaModel
@@ -96,7 +95,7 @@ def test_real_acceptance_on_code(
         assert acceptance(answers, position) >= floor - (0.1 if sampling.temperature else 0.0)
 
 
-@pytest.mark.parametrize("workload", DEMO_WORKLOADS.split(","))
+@pytest.mark.parametrize("workload", WORKLOADS)
 @pytest.mark.parametrize("strategy", ["mtp", "draft", "ngram-simple", "cascade(ngram-mod, mtp)"])
 def test_greedy_text_is_that_of_plain_decoding_up_to_near_ties(demo: LlamaModel, strategy: str, workload: str) -> None:
     plain, drafted = (generations(demo, s, workload, Sampling(), n=3) for s in ("none", strategy))
@@ -139,7 +138,7 @@ def test_compare_without_a_target_runs_the_demo(
     assert not e.value.code
     out, err = capsys.readouterr()
     assert "Target: the demo model that comes with specdec" in err
-    for word in ("mtp", "draft", "ngram-mod", *DEMO_WORKLOADS.split(",")):
+    for word in ("mtp", "draft", "ngram-mod", *WORKLOADS):
         assert word in out
 
 

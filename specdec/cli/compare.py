@@ -18,8 +18,6 @@ from specdec.cli.option_groups import ModelFlags, Models, SamplingFlags, grouped
 if TYPE_CHECKING:
     from specdec.spec import RunSpec
 
-DEMO_WORKLOADS = "demo-code,demo-docs,demo-json,demo-edit"
-
 
 @app.command()
 @grouped
@@ -69,16 +67,17 @@ def compare(
 ) -> None:
     """Compare draft strategies on a model: acceptance, memory and net speed by workload, against `none`."""
     from specdec.errors import SpecdecError
-    from specdec.spec import make_spec
+    from specdec.spec import QUICK_N_PREDICT, make_spec
 
-    if quick:  # short answers, as many prompts as it takes; what was asked for still counts
-        limit, n_predict = _given(context, "limit", limit, 0), _given(context, "n_predict", n_predict, 64)
+    if quick:  # what was asked for still counts
+        limit = _given(context, "limit", limit, 0)
+        n_predict = _given(context, "n_predict", n_predict, QUICK_N_PREDICT)
     models.announce()
     spec = make_spec(
         **models.values(),
         strategies=with_files(strategies, strategy),
         strategy_files=tuple(strategy),
-        workloads=chosen_workloads(workloads, [*prompts, trace] if trace else prompts, models),
+        workloads=split(workloads),
         prompt_files=tuple(prompts),
         limit=limit or None,
         n_predict=n_predict,
@@ -210,11 +209,6 @@ def terminal_width() -> int:
     from specdec.report.tables import NARROW
 
     return max(NARROW, shutil.get_terminal_size().columns) if sys.stdout.isatty() else NARROW
-
-
-def chosen_workloads(named: str, prompt_files: list[str], models: Models) -> tuple[str, ...]:
-    """The workloads that were named; the demo model's own where neither these nor prompts were."""
-    return split(named or (DEMO_WORKLOADS if models.demo and not prompt_files else ""))
 
 
 def with_files(strategies: str, files: list[str]) -> str:

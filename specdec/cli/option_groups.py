@@ -15,7 +15,7 @@ from specdec.cli import options as o
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """The target and what drafts for it; ``demo`` brings its own draft model."""
+    """The target and what drafts for it."""
 
     target: o.Target = "demo"
     draft: o.DraftFile = ""
@@ -28,7 +28,7 @@ class Models:
 
     def values(self) -> dict[str, object]:
         """As a ``RunSpec`` has them."""
-        return asdict(self) | {"draft": self.draft or ("demo-draft" if self.demo else "")}
+        return asdict(self)
 
     def announce(self) -> None:
         """Say so where the user named no model."""

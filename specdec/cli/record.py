@@ -9,7 +9,7 @@ import typer
 
 from specdec.cli import app
 from specdec.cli import options as o
-from specdec.cli.compare import chosen_workloads
+from specdec.cli.compare import split
 from specdec.cli.fetch import fetch_models
 from specdec.cli.option_groups import ModelFlags, Models, SamplingFlags, grouped
 
@@ -59,7 +59,7 @@ def record(
     spec = make_spec(
         **models.values(),
         strategies="none",
-        workloads=chosen_workloads(workloads, prompts, models),
+        workloads=split(workloads),
         prompt_files=tuple(prompts),
         limit=limit or None,
         n_predict=n_predict,

@@ -44,9 +44,14 @@ def as_markdown(run: Run) -> str:
     return _report(run, "pipe", NARROW)
 
 
+def speed_as_html(run: Run) -> str:
+    """The speed table alone, as an HTML table (everything in it escaped)."""
+    return _rendered(rows(run), _SPEED, "html", None)
+
+
 def _report(run: Run, style: str, width: int) -> str:
     table = rows(run)
-    parts = [_head(run), *_quick(run)]
+    parts = [head(run), *_quick(run)]
     sections = _speed_and_drafting(table, width)
     if drafting := [r for r in table if r["acceptance_by_position"]]:
         most = _most_positions(drafting, width)
@@ -73,7 +78,8 @@ def _quick(run: Run) -> list[str]:
     return [run.meta["quick"]["line"]] if "quick" in run.meta else []
 
 
-def _head(run: Run) -> str:
+def head(run: Run) -> str:
+    """What was compared, on what, how: two lines, and one where the run was interrupted."""
     meta, labels = run.meta, run.meta["labels"]
     prompts = len(meta["prompts"])
     lines = [
@@ -122,7 +128,7 @@ def _rendered(table: list[Row], columns: list[Column], style: str, most: int | N
     for workload, group in groupby(table, key=lambda r: r["workload"]):
         for i, row in enumerate(group):
             cells = [cell(row) for _, cell in columns]
-            body.append([workload if not i or style == "pipe" else "", _name(row), *cells])
+            body.append([workload if not i or style == "pipe" else "", name_of(row), *cells])
     widths = [None, most, *[None for _ in columns]]
     heads = ["workload", "strategy", *(c for c, _ in columns)]
     return str(tabulate(body, heads, style, disable_numparse=True, maxcolwidths=widths))
@@ -142,7 +148,7 @@ def _width(text: str) -> int:
     return max(map(len, text.splitlines()), default=0)
 
 
-def _name(row: Row) -> str:
+def name_of(row: Row) -> str:
     return row_name(row) if row["engine"] == "specdec" else f"{row_name(row)} @server"
 
 
@@ -295,17 +301,17 @@ def _origins(total: list[Row]) -> list[str]:
         if r["drafted_by"]:
             most = sorted(r["drafted_by"].items(), key=lambda item: -item[1])[:_MOST_NOTES]
             shares = ", ".join(f"{who} {n / r['drafting_steps']:.0%}" for who, n in most)
-            notes.append(f"{_name(r)}: drafts came from {shares}.")
+            notes.append(f"{name_of(r)}: drafts came from {shares}.")
         if r["text_differs"] and r["strategy"] != "none":
             notes.append(
-                f"{_name(r)}: {len(r['text_differs'])} of {r['generations']} texts differ from those of `none`, the"
+                f"{name_of(r)}: {len(r['text_differs'])} of {r['generations']} texts differ from those of `none`, the"
                 f" first at token {min(r['text_differs'])} (rounding depends on the shape of a batch)."
             )
     return notes
 
 
 def _failures(total: list[Row]) -> list[str]:
-    found = [(error, n, _name(r)) for r in total for error, n in r["failures"].items()]
+    found = [(error, n, name_of(r)) for r in total for error, n in r["failures"].items()]
     lines = [f"FAIL {name}: {n} cells: {error}" for error, n, name in found[:_MOST_FAILURES]]
     if len(found) > _MOST_FAILURES:
         lines.append(f"... and {len(found) - _MOST_FAILURES} more kinds of failure: see samples.jsonl, status error.")
