@@ -19,7 +19,6 @@ from specdec.report.html import write
 from specdec.report.html.facts import Facts
 from specdec.report.html.pictures import PICTURES, draw
 from specdec.report.html.style import DARK, LIGHT
-from specdec.report.html.verdict import answers
 from specdec.store import Run, read_run
 
 REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference" / "20261122-085546-4561"
@@ -164,7 +163,7 @@ def test_hostile_content_stays_text(run: Run) -> None:
 
 def test_one_sentence_a_workload(run: Run) -> None:
     facts = Facts(run)
-    found = {a.workload: a for a in answers(facts)}
+    found = {a.where: a for a in facts.answers}
     assert list(found) == ["all", *facts.workloads[:-1]]
     for workload, answer in found.items():
         faster = [r for r in facts.rows_of(workload) if r["verdict"] == "faster"]
@@ -183,14 +182,14 @@ def test_what_drafted_nothing_is_no_contender(run: Run) -> None:
             s["steps"] |= {"note": [None] * n, "rollback": [""] * n}
             s["cut"] = 0
     facts = Facts(other)
-    for answer in answers(facts):
+    for answer in facts.answers:
         assert "fastest measured was ngram-mod" not in answer.sentence
         assert answer.kind == "pays" or "ngram-mod drafted nothing." in answer.sentence
 
 
 def test_too_few_prompts_is_no_verdict(run: Run) -> None:
     few = Run(run.folder, run.meta, [s for s in run.samples if s["prompt"].endswith(("01", "02"))])
-    found = {a.workload: a for a in answers(Facts(few))}
+    found = {a.where: a for a in Facts(few).answers}
     assert found["demo-edit"].kind == "open"
     assert "2 prompts are too few for a verdict (5 are needed)" in found["demo-edit"].sentence
 

@@ -20,7 +20,7 @@ def compare_cards(spec: RunSpec, cards: str, reserve: int, results: Path, dry_ru
     """Plan, run and show. A run that cannot be made costs itself, not the others; then the exit code is 1."""
     from specdec import runner, store
     from specdec.cli.progress import watched
-    from specdec.report import cards as tables
+    from specdec.report import group as tables
     from specdec.vram.arms import lay_out
     from specdec.vram.cards import parse_cards
 
@@ -42,7 +42,7 @@ def compare_cards(spec: RunSpec, cards: str, reserve: int, results: Path, dry_ru
                 failed += 1
     if folders:
         found = [store.read_run(folder) for folder in folders]
-        typer.echo(tables.group_as_json(found) if json else tables.group_as_text(found))
+        typer.echo(tables.as_json(found) if json else tables.as_text(found))
     if failed:
         raise typer.Exit(1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from specdec.monitor.findings import instabilities
+from specdec.report.names import row_name
 from specdec.store import Run
 from specdec.types import Row
 
@@ -21,10 +22,6 @@ def _energy(total: list[Row]) -> list[str]:
     for part, name in _PARTS.items():
         known = [(r, r["joules_per_token"][part]) for r in total if part in (r["joules_per_token"] or {})]
         if known:
-            each = ", ".join(f"{_arm(r)} {joules:.3g}" for r, joules in known)
+            each = ", ".join(f"{row_name(r)} {joules:.3g}" for r, joules in known)
             lines.append(f"Energy, J a token ({name}, prompt and idle power included): {each}.")
     return lines
-
-
-def _arm(row: Row) -> str:
-    return str(row["strategy"]) if row["rollback"] == "auto" else f"{row['strategy']} [{row['rollback']}]"

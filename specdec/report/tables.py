@@ -11,10 +11,11 @@ from tabulate import tabulate
 from specdec.metrics import engine_ratios, rows
 from specdec.report import search
 from specdec.report.machine import machine_notes
+from specdec.report.names import row_name
 from specdec.stats.stability import unsteady
 from specdec.store import Run
 from specdec.types import PHASES, Row
-from specdec.why import why
+from specdec.why import Costs, why
 
 _NA = "n/a"
 _STRATEGY_WIDTH = 26
@@ -28,17 +29,17 @@ _AT_SERVER = ["@server: by llama-server and its own clock; its speedup is agains
 Column = tuple[str, Callable[[Row], str]]
 
 
-def as_text(run: Run) -> str:
-    """The whole report as plain text."""
-    return _report(run, "simple")
+def as_text(run: Run, costs: Costs | None = None) -> str:
+    """The whole report as plain text; ``costs``: a profile's T(n), for why a strategy pays (``specdec.why``)."""
+    return _report(run, costs, "simple")
 
 
-def as_markdown(run: Run) -> str:
+def as_markdown(run: Run, costs: Costs | None = None) -> str:
     """The whole report as Markdown."""
-    return _report(run, "pipe")
+    return _report(run, costs, "pipe")
 
 
-def _report(run: Run, style: str) -> str:
+def _report(run: Run, costs: Costs | None, style: str) -> str:
     table = rows(run)
     parts = [_head(run), *_quick(run)]
     sections = [("Speed", _SPEED, table), ("Drafting", _DRAFTING, table)]
@@ -54,7 +55,7 @@ def _report(run: Run, style: str) -> str:
     for title, columns, shown in sections:
         heading = f"## {title}" if style == "pipe" else f"{title}\n{'=' * len(title)}"
         parts.append(f"{heading}\n\n{_table(shown, columns, style)}")
-    parts += _notes(run, table)
+    parts += _notes(run, table, costs)
     parts += machine_notes(run, table)
     if "search" in run.meta:
         parts.append(search.as_text(run.meta["search"], style))
@@ -74,6 +75,8 @@ def _head(run: Run) -> str:
         f"{labels['label']}, {labels['sampling']}, {prompts} prompts, up to {meta['spec']['n_predict']} tokens,"
         f" {meta['context']['threads']} threads, context {meta['context']['n_ctx']:,}",
     ]
+    if meta.get("group"):
+        lines.append(f"Arm of a comparison of cards: {labels['arm']}. All of it: specdec report {meta['group']}")
     if not run.finished:
         named = ("engine", "strategy", "rollback", "prompt", "repeat", "launch", "warmup")
         done = len({tuple(s[k] for k in named) for s in run.samples})
@@ -86,15 +89,10 @@ def _table(table: list[Row], columns: list[Column], style: str) -> str:
     for workload, group in groupby(table, key=lambda r: r["workload"]):
         for i, row in enumerate(group):
             cells = [cell(row) for _, cell in columns]
-            body.append([workload if not i or style == "pipe" else "", _name(row), *cells])
+            body.append([workload if not i or style == "pipe" else "", row_name(row), *cells])
     widths = [None, _STRATEGY_WIDTH if style == "simple" else None, *[None for _ in columns]]
     heads = ["workload", "strategy", *(c for c, _ in columns)]
     return str(tabulate(body, heads, style, disable_numparse=True, maxcolwidths=widths))
-
-
-def _name(row: Row) -> str:
-    name = str(row["strategy"]) if row["rollback"] == "auto" else f"{row['strategy']} [{row['rollback']}]"
-    return name if row["engine"] == "specdec" else f"{name} @server"
 
 
 def _speedup(row: Row) -> str:
@@ -200,14 +198,14 @@ def _phases(table: list[Row]) -> list[Column]:
     return [("ttft s", _number("ttft_s", "{:.2f}")), *((p.replace("_", " "), _share(p)) for p in used)]
 
 
-def _notes(run: Run, table: list[Row]) -> list[str]:
+def _notes(run: Run, table: list[Row], costs: Costs | None) -> list[str]:
     total = [r for r in table if r["workload"] == "all"]
-    parts = [_why(run, table), _explained(table), _origins(total) + _failures(total), _doubts(run)]
+    parts = [_why(run, table, costs), _explained(table), _origins(total) + _failures(total), _doubts(run)]
     return ["\n".join(lines) for lines in parts if lines]
 
 
-def _why(run: Run, table: list[Row]) -> list[str]:
-    reasons = why(table, run.samples)
+def _why(run: Run, table: list[Row], costs: Costs | None) -> list[str]:
+    reasons = why(table, run.samples, costs)
     lines = [f"{line}." for line in reasons[:_MOST_REASONS]]
     return lines + (
         [f"... and {len(reasons) - _MOST_REASONS} more: see --format json."] if reasons[_MOST_REASONS:] else []
@@ -236,17 +234,17 @@ def _origins(total: list[Row]) -> list[str]:
         if r["drafted_by"]:
             most = sorted(r["drafted_by"].items(), key=lambda item: -item[1])[:_MOST_NOTES]
             shares = ", ".join(f"{who} {n / r['drafting_steps']:.0%}" for who, n in most)
-            notes.append(f"{_name(r)}: drafts came from {shares}.")
+            notes.append(f"{row_name(r)}: drafts came from {shares}.")
         if r["text_differs"] and r["strategy"] != "none":
             notes.append(
-                f"{_name(r)}: {len(r['text_differs'])} of {r['generations']} texts differ from those of `none`, the"
+                f"{row_name(r)}: {len(r['text_differs'])} of {r['generations']} texts differ from those of `none`, the"
                 f" first at token {min(r['text_differs'])} (rounding depends on the shape of a batch)."
             )
     return notes
 
 
 def _failures(total: list[Row]) -> list[str]:
-    found = [(error, n, _name(r)) for r in total for error, n in r["failures"].items()]
+    found = [(error, n, row_name(r)) for r in total for error, n in r["failures"].items()]
     lines = [f"FAIL {name}: {n} cells: {error}" for error, n, name in found[:_MOST_FAILURES]]
     if len(found) > _MOST_FAILURES:
         lines.append(f"... and {len(found) - _MOST_FAILURES} more kinds of failure: see samples.jsonl, status error.")
