@@ -71,7 +71,7 @@ def run() -> Run:
 
 @pytest.fixture(scope="module")
 def html(run: Run) -> str:
-    return write.page(run, None).decode()
+    return write.of_run(run, None).page().decode()
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_hostile_content_stays_text(run: Run) -> None:
         for key in ("strategy", "label"):
             if a.get(key) == "mtp":
                 a[key] = HOSTILE
-    found = Page(write.page(other, None).decode())
+    found = Page(write.of_run(other, None).page().decode())
     assert len(found.all("script")) == 1
     assert not found.all("img")
     assert (found.unbalanced, found.open) == ([], [])
@@ -200,14 +200,14 @@ def test_too_few_prompts_is_no_verdict(run: Run) -> None:
 def test_labels_are_told(run: Run, label: str, said: str) -> None:
     other = changed(run)
     other.meta["labels"]["label"] = label
-    found = Page(write.page(other, None).decode())
+    found = Page(write.of_run(other, None).page().decode())
     assert said in found.data
 
 
 def test_failures_and_interruptions_are_told(run: Run) -> None:
     other = changed(run, status="started")
     other.samples[-1] |= {"status": "crashed", "error": "the worker <died>"}
-    found = Page(write.page(other, None).decode())
+    found = Page(write.of_run(other, None).page().decode())
     assert "the worker <died>" in found.data
     assert "Interrupted" in found.data
 
@@ -217,11 +217,11 @@ def test_a_run_without_times_and_one_that_failed_whole(run: Run) -> None:
     for s in timeless.samples:
         s |= {"generation_s": None, "ttft_s": None, "end_to_end_s": None, "phase_s": None, "memory": None}
         s["steps"] = {k: v for k, v in s["steps"].items() if k not in ("wall_us", "verify_us")}
-    found = Page(write.page(timeless, None).decode())
+    found = Page(write.of_run(timeless, None).page().decode())
     assert "there are no times" in found.data
     failed = changed(run)
     failed.samples[:] = [{**s, "status": "error", "error": "no"} for s in failed.samples]
-    assert "no generation succeeded" in Page(write.page(failed, None).decode()).data
+    assert "no generation succeeded" in Page(write.of_run(failed, None).page().decode()).data
 
 
 def test_many_strategies_leave_pictures_readable(run: Run) -> None:
@@ -233,7 +233,7 @@ def test_many_strategies_leave_pictures_readable(run: Run) -> None:
     assert len(facts.drafting) == 8
     hidden = 20 + len(run.meta["arms"]) - 9
     assert facts.left_out == hidden
-    assert f"{hidden} more are in the table" in write.page(other, None).decode()
+    assert f"{hidden} more are in the table" in write.of_run(other, None).page().decode()
 
 
 def test_the_curve_is_the_runs_own(run: Run) -> None:
@@ -245,17 +245,17 @@ def test_the_curve_is_the_runs_own(run: Run) -> None:
 
 @pytest.mark.parametrize("name", [n for n in PICTURES if n != "prediction"])
 def test_single_pictures(run: Run, name: str) -> None:
-    assert write.picture(run, None, name, "png").startswith(b"\x89PNG")
-    svg = write.picture(run, None, name, "svg").decode()
+    assert write.of_run(run, None).picture(name, "png").startswith(b"\x89PNG")
+    svg = write.of_run(run, None).picture(name, "svg").decode()
     assert "<text" in svg
     assert draw(name, Facts(run)) is not None
 
 
 def test_pictures_that_cannot_be_made(run: Run) -> None:
     with pytest.raises(SpecdecError, match="Known: speedup"):
-        write.picture(run, None, "nix", "png")
+        write.of_run(run, None).picture("nix", "png")
     with pytest.raises(SpecdecError, match="nothing to show in the picture prediction"):
-        write.picture(run, None, "prediction", "png")
+        write.of_run(run, None).picture("prediction", "png")
 
 
 def test_the_command_writes_files(tmp_path: Path) -> None:

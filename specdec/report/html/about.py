@@ -26,7 +26,10 @@ class Table:
 def strategies(meta: dict[str, Any]) -> Table:
     """What was compared or measured, with all options."""
     described = {s["label"]: s for s in meta.get("strategies", ())}
-    arms = [(arm_name(a.get("engine", "specdec"), a["strategy"], a["rollback"]), a["strategy"]) for a in meta.get("arms", ())]
+    arms = [
+        (arm_name(a.get("engine", "specdec"), a["strategy"], a["rollback"]), a["strategy"])
+        for a in meta.get("arms", ())
+    ]
     cells = []
     for name, label in arms[:_MOST_ROWS] or [(label, label) for label in described]:
         s = described.get(label, {})
