@@ -33,8 +33,8 @@ def write_group(results: Path, shape: Path, draft: Path, cards: str = "8GB,12GB"
     spec = make_spec(target=str(shape), draft=str(draft), strategies="mtp,draft,ngram")
     rng = np.random.default_rng(1)
     runs = []
-    for run in lay_out(spec, parse_cards(cards), GROUP, lambda _: None):
-        with create(results, _meta(run, shape, enforced)) as writer:
+    for i, run in enumerate(lay_out(spec, parse_cards(cards), GROUP, lambda _: None)):
+        with create(results, _meta(run, shape, enforced) | {"started_at": f"2027-01-01T00:{i:02}:00+00:00"}) as writer:
             for sample in _samples(run, rng):
                 writer.append(sample)
             writer.finish()
@@ -71,7 +71,9 @@ def _samples(run: RunSpec, rng: np.random.Generator) -> list[dict[str, Any]]:
 
 
 def _sample(label: str, prompt: int, seconds: float) -> dict[str, Any]:
-    accepted = [_ACCEPTED[label]] * ((_TOKENS - 1) // (1 + _ACCEPTED[label])) if label != BASELINE else [0] * (_TOKENS - 1)
+    accepted = (
+        [_ACCEPTED[label]] * ((_TOKENS - 1) // (1 + _ACCEPTED[label])) if label != BASELINE else [0] * (_TOKENS - 1)
+    )
     n = len(accepted)
     took = [round(1e6 * seconds / n)] * n
     return {

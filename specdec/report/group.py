@@ -100,8 +100,8 @@ def _report(runs: list[Run], style: str) -> str:
         on_card = [r for r in rows if r["card"] == card]
         parts.append(f"## {card}" if style == "pipe" else f"{card}\n{'=' * len(card)}")
         parts += _card(on_card, style) if on_card else ["No strategy was run beside `none`."]
+        parts.append("\n".join(_line(run) for run in runs if run.meta["labels"]["card"] == card))
     parts.append("\n".join(NOTES))
-    parts.append("\n".join(f"{_arm(run)}: specdec report {run.id}" for run in runs))
     return "\n\n".join([*parts, CAPACITY_ONLY])
 
 
@@ -133,9 +133,10 @@ def _split(at: Row) -> str:
     return split_name(at["n_cpu_moe"], at["gpu_layers"])
 
 
-def _arm(run: Run) -> str:
+def _line(run: Run) -> str:
+    """A run of the group, and how it is read."""
     strategies = ", ".join(dict.fromkeys(a["strategy"] for a in run.meta["arms"]))
-    return f"{run.meta['labels']['card']}, {run.meta['labels']['arm']} ({strategies})"
+    return f"- {run.meta['labels']['arm']} ({strategies}): specdec report {run.id}"
 
 
 def _figure(value: float | None, form: str) -> str:

@@ -15,12 +15,13 @@ _MOST_ROWS = 400
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """``cells`` row by row; columns from ``numbers`` on are right-aligned."""
+    """``cells`` row by row; columns from ``numbers`` on are right-aligned. ``title``: where the picture's is not enough."""
 
     heads: list[str]
     cells: list[list[str]]
     numbers: int = 2
     note: str = ""
+    title: str = ""
 
 
 def strategies(meta: dict[str, Any]) -> Table:

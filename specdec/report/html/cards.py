@@ -42,7 +42,7 @@ def frontier(runs: list[Run]) -> Picture | None:
         return None
     names = list(dict.fromkeys(p.name for p in points))[: _MOST_NAMES + 1]
     limits = _limits(runs)
-    drawn = figure(0.6 + 2.5 * len(arms))
+    drawn = figure(0.6 + 2.9 * len(arms))
     axes = drawn.subplots(len(arms), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for ax, arm in zip(axes, arms, strict=True):
         ax.set_title(arm)
@@ -50,11 +50,12 @@ def frontier(runs: list[Run]) -> Picture | None:
         for card, limit in limits.items():
             ax.axvline(limit / 1024, color=LIGHT["soft"], linestyle="--", linewidth=1, zorder=0)
             ax.annotate(
-                _short_card(card), (limit / 1024, 0), (-3, 4), textcoords="offset points", rotation=90, fontsize=8.5,
-                ha="right", va="bottom", color=LIGHT["soft"],
+                _short_card(card), (limit / 1024, 0), (3, 4), textcoords="offset points", rotation=90, fontsize=8,
+                ha="left", va="bottom", color=LIGHT["soft"],
             )  # fmt: skip
         ax.set_ylim(0, 1.1 * max(p.tok_s for p in points))
-        ax.set_xlim(0, 1.06 * max([*(v / 1024 for v in limits.values()), *(p.vram_bytes / _GIB for p in points)]))
+        every = [*(v / 1024 for v in limits.values()), *(p.vram_bytes / _GIB for p in points)]
+        ax.set_xlim(0.93 * min(every), 1.08 * max(every))
         ax.grid()
         ax.set_ylabel("tok/s, all workloads")
     axes[-1].set_xlabel("GiB of VRAM, as planned")
@@ -76,7 +77,8 @@ def frontier(runs: list[Run]) -> Picture | None:
 def memory(runs: list[Run]) -> Picture | None:
     """VRAM by item as planned, for each card and each split that a strategy has on it."""
     limits = _limits(runs)
-    cards = [(card, bars) for card in cards_of(runs) if (bars := _bars([r for r in runs if _card(r) == card]))]
+    rows = group_rows(runs)
+    cards = [(card, bars) for card in cards_of(runs) if (bars := _bars(runs, [r for r in rows if r["card"] == card]))]
     if not cards:
         return None
     kinds = list(dict.fromkeys(kind for _, bars in cards for _, by in bars for kind in by))
@@ -116,7 +118,8 @@ def _lines(ax: Axes, points: list[Point], names: list[str]) -> None:
 
 def _points(rows: list[Row]) -> list[Point]:
     """In both arms; plain decoding first."""
-    plain, drafting = [], []
+    plain: list[Point] = []
+    drafting: list[Point] = []
     for r in rows:
         for key, arm in _ARMS.items():
             at = r[key]
@@ -129,16 +132,19 @@ def _points(rows: list[Row]) -> list[Point]:
     return [*reversed(once.values()), *drafting]
 
 
-def _bars(runs: list[Run]) -> list[tuple[str, dict[str, int]]]:
-    """Of one card: by strategy and split, bytes by kind on the GPU."""
-    found: dict[str, dict[str, int]] = {}
-    for run in runs:
-        cap, model = run.meta.get("cap") or {}, run.meta["spec"]["model"]
-        for label, items in cap.get("expected", {}).items():
-            name = f"{short(label, 16)}, {_short_split(model)}"
-            if name not in found:
-                found[name] = _by_kind(items)
-    return sorted(found.items(), key=lambda bar: not bar[0].startswith(f"{BASELINE},"))
+def _bars(runs: list[Run], rows: list[Row]) -> list[tuple[str, dict[str, int]]]:
+    """Of one card: by strategy and split in both arms, bytes by kind on the GPU; plain decoding first."""
+    expected = {run.id: (run.meta.get("cap") or {}).get("expected", {}) for run in runs}
+    arms = [(r["strategy"], r[arm]) for r in rows for arm in _ARMS]
+    arms = [(BASELINE, at["plain"]) for _, at in arms if at["plain"]] + arms
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    for label, at in arms:
+        if label in expected[at["run"]]:
+            split = split_name(at["n_cpu_moe"], at["gpu_layers"]).removeprefix("--")
+            found.setdefault((label, split), _by_kind(expected[at["run"]][label]))
+    order = list(dict.fromkeys(label for label, _ in found))
+    named = sorted(found.items(), key=lambda bar: (order.index(bar[0][0]), bar[0][1]))
+    return [(f"{short(label, 16)}, {split}", by) for (label, split), by in named]
 
 
 def _by_kind(items: list[dict[str, Any]]) -> dict[str, int]:
@@ -168,9 +174,3 @@ def _short_card(card: str) -> str:
     start, _, rest = card.partition(" (")
     kept = rest.rstrip(")").split(", ")[-1]
     return f"{start}, {kept}" if rest else short(card)
-
-
-def _short_split(model: dict[str, Any]) -> str:
-    return (
-        split_name(model["n_cpu_moe"], model["gpu_layers"]).removeprefix("--").replace("all on the GPU", "all on GPU")
-    )

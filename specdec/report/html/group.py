@@ -17,7 +17,7 @@ from specdec.report.html.about import Table
 from specdec.report.html.style import Picture, drawing
 from specdec.report.html.template import render as fill
 from specdec.report.html.template import shown
-from specdec.report.names import row_name
+from specdec.report.names import row_name, split_name
 from specdec.store import Run
 from specdec.types import Row
 
@@ -41,7 +41,7 @@ class OnCard:
     def tables(self) -> list[tuple[str, Table]]:
         """Both arms, each with its caption."""
         at = self.rows[0]["same_split"]
-        split = tables.split_name(at["n_cpu_moe"], at["gpu_layers"])
+        split = split_name(at["n_cpu_moe"], at["gpu_layers"])
         cells, heads = tables.same_vram_table(self.rows)
         displaced = {row_name(r): r["displaced"] for r in self.rows}
         costs = [displaced.get(row[0]) for row in cells]
@@ -49,7 +49,7 @@ class OnCard:
         note = "displaced: `none` at the strategy's split over `none` at its own: what the layers cost that make room."
         return [
             (f"Same split, {split}", _table(tables.same_split_table(self.rows), 1)),
-            ("Same VRAM", Table([*heads, "displaced"], cells, 2, note.replace("`", ""))),
+            ("Same VRAM", Table([*heads, "displaced"], cells, 1, note.replace("`", ""))),
         ]
 
 
@@ -70,7 +70,7 @@ def render(runs: list[Run]) -> str:
         f"group {meta['group']}",
         meta=meta,
         labels=meta["labels"],
-        runs=runs,
+        runs=_runs(runs),
         cards=[c for c in on_cards if c.rows],
         kinds=dict.fromkeys(kind for run in runs if (kind := about.card_kind(run.meta))),
         shown=[shown(p) for name in PICTURES if (p := draw(name, runs))],
@@ -108,6 +108,20 @@ def _failures(runs: list[Run]) -> list[str]:
                 line = f"{run.meta['labels']['card']}, {run.id}, {s['strategy']}{at}: {s['error']}"
                 found[line] = found.get(line, 0) + 1
     return lines + [f"{line} ({n} cells)" for line, n in found.items()]
+
+
+def _runs(runs: list[Run]) -> Table:
+    """What each run of the group is, and how it is read."""
+    cells = [
+        [
+            run.meta["labels"]["card"],
+            run.meta["labels"]["arm"],
+            run.meta["spec"]["strategies"],
+            f"specdec report {run.id}",
+        ]
+        for run in runs
+    ]
+    return Table(["card", "arm", "strategies", "its own report"], cells, 9)
 
 
 def _table(of: tuple[list[list[str]], list[str]], numbers: int) -> Table:

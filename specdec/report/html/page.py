@@ -45,7 +45,7 @@ def render(f: Facts, target: str = "") -> str:
 
 def _shown(name: str, f: Facts) -> Shown | None:
     picture = draw(name, f)
-    return picture and shown(picture, [make(f) for make in _TABLES.get(name, [])])
+    return None if picture is None else shown(picture, [make(f) for make in _TABLES.get(name, [])])
 
 
 def _head(f: Facts) -> list[tuple[str, str]]:

@@ -54,9 +54,8 @@ def _tables(name: str, profile: Profile) -> list[Table]:
     """Those of a picture."""
     if name == "curve":
         many = len({k.threads for k in profile.costs}) > 1
-        by_depth = [(f"{d:,} tokens of context.", tables.curve_table(profile, d)) for d in profile.depths]
-        found = [_table(of, 0, note) for note, of in by_depth]
-        return [*found, _table(tables.threads_table(profile), 0, "By threads, ms.")] if many else found
+        found = [_table(tables.curve_table(profile, d), 0, f"At {d:,} tokens of context") for d in profile.depths]
+        return [*found, _table(tables.threads_table(profile), 0, "By threads, ms")] if many else found
     own: dict[str, Callable[[Profile], tables.Cells]] = {
         "drafting": tables.drafting_table,
         "rollback": tables.checkpoint_table,
@@ -65,9 +64,9 @@ def _tables(name: str, profile: Profile) -> list[Table]:
     return [_table(own[name](profile), 1)] if name in own else []
 
 
-def _table(of: tables.Cells, numbers: int, note: str = "") -> Table:
+def _table(of: tables.Cells, numbers: int, title: str = "") -> Table:
     cells, heads = of
-    return Table(heads, cells, numbers, note)
+    return Table(heads, cells, numbers, title=title)
 
 
 def _head(profile: Profile) -> list[tuple[str, str]]:

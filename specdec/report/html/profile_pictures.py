@@ -62,7 +62,7 @@ def break_even(p: Profile) -> Picture | None:
     for i, (name, mine) in enumerate(_by_strategy(costs), 1):
         n = [c.length + 1 for c in mine]
         lows, highs = zip(*(c.break_even for c in mine), strict=True)
-        ax.plot(n, highs, marker=marker(i), color=color(i), markersize=4, label=f"break-even AL, {short(name, 20)}")
+        ax.plot(n, highs, marker=marker(i), color=color(i), markersize=4, label=short(name, 24))
         ax.fill_between(n, lows, highs, color=color(i), alpha=0.2, linewidth=0)
         said += [f"{name}, drafts of {c.length}: {c.break_even[0]:.2f} to {c.break_even[1]:.2f}" for c in mine]
     _axes(ax, "tokens in a target pass, n (1 + draft)", "plain tokens")
@@ -73,8 +73,8 @@ def break_even(p: Profile) -> Picture | None:
         drawn,
         f"At {depth:,} tokens of context. " + ", ".join(said) + ".",
         f"At {depth:,} tokens of context. Below the dotted line there is something to win. A draft of k tokens (n = k + 1)"
-        " pays where the tokens that a step emits (AL) lie above its strategy's line: C(n) with drafting and rolling back"
-        " on top. Bands: from all of each draft kept to all rejected.",
+        " pays where the tokens that a step emits (AL) lie above its strategy's line, the break-even AL: C(n) with drafting"
+        " and rolling back on top. Bands: from all of each draft kept to all rejected.",
     )
 
 
@@ -131,6 +131,9 @@ def rollback(p: Profile) -> Picture | None:
     drawn = figure(1.2 + 0.32 * len(names))
     ax = drawn.add_subplot()
     widths = stacked_bars(ax, names, [part for part in parts if any(part[1])] or parts[2:])
+    for i, width in enumerate(widths):
+        ax.annotate(f"{width:.2g}", (width, i), (3, 0), textcoords="offset points", va="center", fontsize=8.5)
+    ax.set_xlim(0, 1.12 * max(widths.max(), 1e-6))
     ax.set_xlabel("milliseconds")
     legend_below(drawn, ax)
     said = "; ".join(f"{name}: {width:.3g} ms" for name, width in zip(names, widths, strict=True))

@@ -52,5 +52,5 @@ def _style() -> str:
     """The style sheet, with the palette of the pictures."""
     light, dark = ("; ".join(f"--{k}: {v}" for k, v in palette.items()) for palette in (LIGHT, DARK))
     names = [f":root {{ {light} }}", f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}"]
-    sheet = files("specdec.report.html").joinpath(_FOLDER, "page.css").read_text(encoding="utf-8")
+    sheet = files("specdec.report.html").joinpath(_FOLDER).joinpath("page.css").read_text(encoding="utf-8")
     return "\n".join([*names, sheet])
