@@ -191,7 +191,10 @@ class _Reader:
         self._arrays[key] = n
         keep = n <= _LARGE or (self._whole and key != _MERGES)
         if kind == _STRING:
-            return self._strings(n) if keep else self._skip_strings(n)
+            if keep:
+                return self._strings(n)
+            self._skip_strings(n)
+            return None
         if kind not in _SCALARS:
             raise IndexError(f"unknown array type {kind}")
         width = struct.calcsize("<" + _SCALARS[kind])

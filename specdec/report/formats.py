@@ -32,8 +32,8 @@ def _object(run: Run, costs: Costs | None) -> dict[str, Any]:
     return {"run_id": run.id, "status": meta["status"], "labels": meta["labels"], "rows": table, **said}
 
 
-def as_csv(run: Run, costs: Costs | None = None) -> str:
-    """One line a row; lists and objects as JSON inside their cells, undefined empty. ``costs`` changes none of it."""
+def as_csv(run: Run) -> str:
+    """One line a row; lists and objects as JSON inside their cells, undefined empty."""
     return lines_of([{"run_id": run.id, **row} for row in rows(run)]) or "run_id\n"
 
 

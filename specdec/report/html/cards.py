@@ -50,7 +50,7 @@ def frontier(runs: list[Run]) -> Picture | None:
         for card, limit in limits.items():
             ax.axvline(limit / 1024, color=LIGHT["soft"], linestyle="--", linewidth=1, zorder=0)
             ax.annotate(
-                _short_card(card), (limit / 1024, 0), (3, 4), textcoords="offset points", rotation=90, fontsize=8,
+                short_card(card), (limit / 1024, 0), (3, 4), textcoords="offset points", rotation=90, fontsize=8,
                 ha="left", va="bottom", color=LIGHT["soft"],
             )  # fmt: skip
         ax.set_ylim(0, 1.1 * max(p.tok_s for p in points))
@@ -92,7 +92,7 @@ def memory(runs: list[Run]) -> Picture | None:
         names = [name for name, _ in bars]
         parts = [(k, [by.get(k, 0) / _GIB for _, by in bars], color(i % 9)) for i, k in enumerate(kinds)]
         widths = stacked_bars(ax, names, parts)
-        ax.set_title(_short_card(card))
+        ax.set_title(short_card(card))
         if card in limits:
             ax.axvline(limits[card] / 1024, color=LIGHT["ink"], linestyle="--", linewidth=1)
         said += [f"{card}, {name}: {width:.2f} GiB" for name, width in zip(names, widths, strict=True)]
@@ -169,7 +169,7 @@ def _card(run: Run) -> str:
     return str(run.meta["labels"]["card"])
 
 
-def _short_card(card: str) -> str:
+def short_card(card: str) -> str:
     """Without the GPU that it stands on, which the page names: ``emulated 8 GB, capped``."""
     start, _, rest = card.partition(" (")
     kept = rest.rstrip(")").split(", ")[-1]

@@ -112,16 +112,12 @@ def _failures(runs: list[Run]) -> list[str]:
 
 def _runs(runs: list[Run]) -> Table:
     """What each run of the group is, and how it is read."""
-    cells = [
-        [
-            run.meta["labels"]["card"],
-            run.meta["labels"]["arm"],
-            run.meta["spec"]["strategies"],
-            f"specdec report {run.id}",
-        ]
-        for run in runs
-    ]
-    return Table(["card", "arm", "strategies", "its own report"], cells, 9)
+    cells = []
+    for run in runs:
+        labels = run.meta["labels"]
+        card, strategies = cards.short_card(labels["card"]), run.meta["spec"]["strategies"].replace(",", ", ")
+        cells.append([card, labels["arm"], strategies, f"specdec report {run.id}"])
+    return Table(["card", "arm", "strategies", "its own report"], cells, 3)
 
 
 def _table(of: tuple[list[list[str]], list[str]], numbers: int) -> Table:
