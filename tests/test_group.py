@@ -50,15 +50,26 @@ def report(*arguments: object) -> str:
     return done.output
 
 
-def test_a_group_is_read_again_by_its_id(stored: Path) -> None:
+def common_split(runs: list[Run]) -> int:
+    """Expert layers in RAM in the same-split arm of the first card."""
+    return int(group_rows(runs)[0]["same_split"]["n_cpu_moe"])
+
+
+def test_a_group_is_read_again_by_its_id(stored: Path, runs: list[Run]) -> None:
     text = report(GROUP, "--results", stored)
     assert text == report(GROUP[:11], "--results", stored)
-    for said in (EMULATED, "same split, --n-cpu-moe 32:", "same VRAM:", "displaces no layer", "not its bandwidth"):
+    for said in (
+        EMULATED,
+        f"same split, --n-cpu-moe {common_split(runs)}:",
+        "same VRAM:",
+        "makes room",
+        "not its bandwidth",
+    ):
         assert said in text
     tables = [line for line in text.splitlines() if line.startswith(("strategy ", "mtp  ", "ngram-", "none  ", "---"))]
     assert len(tables) > 20
     assert max(map(len, tables)) <= 80
-    assert text.splitlines()[0].startswith(f"Group {GROUP}: 13 runs")
+    assert text.splitlines()[0].startswith(f"Group {GROUP}: {len(runs)} runs")
 
 
 def test_a_run_names_its_group(stored: Path, runs: list[Run]) -> None:
@@ -81,9 +92,9 @@ def test_rows_hold_both_arms(runs: list[Run]) -> None:
             assert 0 < r[arm]["vram_bytes"] <= 11772 * 2**20
 
 
-def test_formats_for_programs(stored: Path) -> None:
+def test_formats_for_programs(stored: Path, runs: list[Run]) -> None:
     found = orjson.loads(report(GROUP, "--results", stored, "--format", "json"))
-    assert (found["group"], len(found["runs"]), len(found["rows"])) == (GROUP, 13, 8)
+    assert (found["group"], len(found["runs"]), len(found["rows"])) == (GROUP, len(runs), 8)
     lines = [*csv.DictReader(io.StringIO(report(GROUP, "--results", stored, "--format", "csv")))]
     assert [line["strategy"] for line in lines] == [r["strategy"] for r in found["rows"]]
     assert float(lines[0]["same_vram_speedup"]) == found["rows"][0]["same_vram"]["speedup"]
@@ -98,7 +109,7 @@ def test_the_page_of_a_group(runs: list[Run]) -> None:
     alts = {str(a["aria-label"]) for a in page.all("div") if a.get("role") == "img"}
     for arm in ("same split", "same VRAM"):
         assert any(f"{EMULATED}, {arm}, mtp at --n-cpu-moe" in alt for alt in alts)
-    assert any(f"{EMULATED}, draft, n-cpu-moe 32" in alt for alt in alts)
+    assert any(f"{EMULATED}, draft, n-cpu-moe {common_split(runs)}" in alt for alt in alts)
     assert write.of_group(runs).picture("", "png").startswith(b"\x89PNG")
 
 
