@@ -64,7 +64,7 @@ def rows(run: Run) -> list[Row]:
     return table
 
 
-def row_name(row: Row) -> str:
+def strategy_name(row: Row) -> str:
     """What people read: the strategy, its way of rolling back unless automatic, its label where it is not the run's."""
     name = str(row["strategy"]) if row["rollback"] == "auto" else f"{row['strategy']} [{row['rollback']}]"
     return f"{name} [{row['own_label']}]" if row.get("own_label") else name

@@ -27,7 +27,9 @@ _PATH = re.compile(
 
 
 def redacted(run: Run) -> Run:
-    """The run as it may be shared; its folder is left out too."""
+    """The run as it may be shared; its folder is left out too. Refuses what is no comparison."""
+    if run.meta["kind"] != "compare":
+        raise SpecdecError(f"{run.folder} is a {run.meta['kind']}: only comparisons hold texts.", "Share it as it is.")
     known = _known_paths(run.meta)
     names = _names(run)
     meta = _clean(run.meta, known) | {"redacted": True, "prompts": _prompts(run.meta["prompts"], names)}
@@ -43,8 +45,6 @@ def redacted(run: Run) -> Run:
 
 def write_redacted(run: Run, out: Path) -> Path:
     """A redacted copy of a run in the folder ``out``, which must not hold anything yet."""
-    if run.meta["kind"] != "compare":
-        raise SpecdecError(f"{run.folder} is a {run.meta['kind']}: only comparisons hold texts.", "Share it as it is.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SpecdecError(f"--out {out}: is there already.", "Name a new folder.")
     copy = redacted(run)

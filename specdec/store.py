@@ -105,6 +105,23 @@ def find_run(name: str, results: Path) -> Path:
     return matching[0]
 
 
+def find_group(name: str, results: Path) -> list[Path]:
+    """Folders of the runs of a group (``compare --card``) in the order they were started, by its id, or by its unique
+    beginning where no run's id begins so; empty where there is none."""
+    groups: dict[str, list[tuple[str, Path]]] = {}
+    for path in sorted(results.glob("*/run.json")) if results.is_dir() and name else []:
+        try:
+            meta = orjson.loads(path.read_bytes())
+        except (OSError, orjson.JSONDecodeError):
+            continue  # not readable: not the one that is asked for
+        if meta.get("group"):
+            groups.setdefault(meta["group"], []).append((meta.get("started_at", ""), path.parent))
+    matching = [name] if name in groups else [g for g in groups if g.startswith(name)]
+    if len(matching) != 1 or (name not in groups and any(results.glob(f"{name}*/run.json"))):
+        return []
+    return [folder for _, folder in sorted(groups[matching[0]])]
+
+
 def read_run(folder: Path) -> Run:
     """Read a run; refuses an unknown schema."""
     try:

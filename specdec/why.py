@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from specdec.metrics import row_name
+from specdec.metrics import strategy_name
 from specdec.stats import Estimate
 from specdec.store import Sample
 from specdec.types import Row
@@ -41,6 +41,7 @@ class StepCost:
         parts: the phases beside the target pass (``propose``, ``catch_up``, ``roll_back`` ...), each per step.
         n: tokens of the most frequent target pass that had a draft; None where it never drafted.
         verify: C(n), T(n)/T(1) of the target pass alone; None where unknown.
+        by_profile: that it is a profile's, not the run's own.
     """
 
     acceptance_length: float
@@ -48,6 +49,7 @@ class StepCost:
     parts: dict[str, float]
     n: int | None
     verify: float | None
+    by_profile: bool = False
 
 
 def why(rows: Sequence[Row], samples: Iterable[Sample], costs: Costs | None = None) -> list[str]:
@@ -94,6 +96,7 @@ def step_cost(ours: Sequence[Sample], plain: Sequence[Sample], costs: Costs | No
         parts={p: v for p, v in phases.items() if p != "verify"},
         n=n,
         verify=None if n is None else _verify_cost(n, base, mine, costs),
+        by_profile=n is not None and _knows(costs, n),
     )
 
 
@@ -113,13 +116,14 @@ def setting_line(what: str, a: Any, b: Any, ratio: Estimate) -> str | None:
 
 
 def _sentence(row: Row, cost: StepCost) -> str:
-    reasons = [f"verify cost C({cost.n}) = {cost.verify:.1f}"] if cost.verify is not None else []
+    source = " by the profile" if cost.by_profile else ""
+    reasons = [f"verify cost C({cost.n}) = {cost.verify:.1f}{source}"] if cost.verify is not None else []
     names = {"propose": "drafting", "catch_up": "catching up", "roll_back": "rolling back", "translate": "translating"}
     large = sorted((-v, p) for p, v in cost.parts.items() if v >= _NOTICEABLE and p in names)
     reasons += [f"{names[p]} {-v:.2g}" for v, p in large]
     why_so = f" ({', '.join(reasons)})" if reasons else ""
     return (
-        f"{row_name(row)} {_VERBS[row['verdict']]} on {row['workload']}: AL {cost.acceptance_length:.1f}, break-even"
+        f"{strategy_name(row)} {_VERBS[row['verdict']]} on {row['workload']}: AL {cost.acceptance_length:.1f}, break-even"
         f" {cost.break_even:.1f}{why_so}"
     )
 
@@ -140,7 +144,11 @@ def _steps(samples: Sequence[Sample]) -> dict[str, Any]:
 
 
 def _verify_cost(n: int, base: dict[str, Any], mine: dict[str, Any], costs: Costs | None) -> float | None:
-    if costs and n in costs and 1 in costs:
+    if costs and _knows(costs, n):
         return costs[n] / costs[1]
     one = float(base["verify_us"].mean())
     return float(mine["verify_us"][mine["drafted"] + 1 == n].mean()) / one if one else None
+
+
+def _knows(costs: Costs | None, n: int) -> bool:
+    return costs is not None and n in costs and 1 in costs

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from page import check_page
 
 from specdec import clock as clock_module
 from specdec import decode
@@ -26,6 +27,7 @@ from specdec.profile.steps import redecoded, same_shape
 from specdec.profile.stored import Profile
 from specdec.report import profile as tables
 from specdec.report.experts import uniform_law
+from specdec.report.html import write
 from specdec.report.prediction import expectations
 from specdec.rollback import snapshots_for
 from specdec.spec import check
@@ -397,6 +399,21 @@ def test_tables_hold_the_figures(clock: Time) -> None:
     assert row[1] == "29.00"
     assert "Best speedup possible" in text
     assert "break-even AL" in text
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_the_page_holds_the_figures(clock: Time, recurrent: bool) -> None:
+    profile = measured(clock, recurrent)
+    drawn = write.of_profile(profile.run)
+    page = check_page(drawn.render())
+    assert {"curve", "break-even", "drafting", "rollback", "notes"} <= {a["id"] for a in page.all("section")}
+    alts = " ".join(str(a["aria-label"]) for a in page.all("div") if a.get("role") == "img")
+    assert "T(5) = 29 ms" in alts
+    assert "C(5) = 2.42" in alts
+    for name in ("curve", "break-even", "drafting", "rollback"):
+        assert drawn.picture(name, "png").startswith(b"\x89PNG")
+    with pytest.raises(SpecdecError, match="nothing to show in the picture prompts"):
+        drawn.picture("prompts", "svg")
 
 
 def test_uniform_law() -> None:

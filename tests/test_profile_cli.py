@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 import pytest
+from page import check_page
 
 from specdec.cli import main
 from specdec.types import PHASES
@@ -55,6 +56,11 @@ def test_profile_then_predict_then_report(call: Any, nano_hybrid: Path) -> None:
     assert all(a >= b for line in experts for a, b in zip(line["distinct"], used, strict=True))
     assert call("report", "latest")[1] == out
     assert json.loads(call("report", folder.name, "--format", "json")[1])["curves"]
+    assert call("report", folder.name, "--format", "html", "--out", "p.html")[0] == 0
+    sections = {a["id"] for a in check_page(Path("p.html").read_text()).all("section")}
+    assert {"best", "curve", "break-even", "drafting", "rollback", "prompts"} <= sections
+    code, _, err = call("report", folder.name, "--redact")
+    assert (code, "only comparisons hold texts" in err) == (2, True)
     code, out, _ = call("predict", "--acceptance", "0.9,0.8")
     assert code == 0
     assert "break-even" in out

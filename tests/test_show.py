@@ -206,7 +206,7 @@ def test_every_figure_survives_redaction(tmp_path: Path) -> None:
 
 def test_a_redacted_page_and_what_needs_the_texts(tmp_path: Path) -> None:
     run = redacted(private(tmp_path))
-    page = write.page(run, None).decode()
+    page = write.of_run(run, None).page().decode()
     for word in ("SECRET", "Ann", "secret dir", "/home"):
         assert word not in page
     assert "left out of this report" in page

@@ -10,10 +10,11 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_1samp
+from scipy.stats import false_discovery_control, ttest_1samp
 
 from specdec.stats import EQUAL_WITHIN, Estimate, Pairs, estimate, judge, launch_spread
 from specdec.stats.stability import again, unsteady
+from specdec.stats.verdicts import corrected_p
 from specdec.store import Sample
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,6 +37,13 @@ def pairs(
     ours, base = np.atleast_2d(ours.T).T, np.atleast_2d(base.T).T
     tokens = np.full_like(ours, 100.0)
     return Pairs(np.stack([tokens, ours, tokens, base], axis=-1), strata or ["w"] * len(ours), launch or [])
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 40])
+def test_corrected_p_is_benjamini_and_hochbergs(n: int) -> None:
+    p = np.random.default_rng(n).uniform(0, 1, n) ** 3
+    p[0] = p[-1]
+    assert corrected_p(p.tolist()) == pytest.approx(false_discovery_control(p, method="bh"))
 
 
 class TestEstimate:

@@ -11,7 +11,8 @@ from specdec.api.frames import frame
 from specdec.errors import SpecdecError
 from specdec.metrics import rows
 from specdec.redact import redacted, refuse_redacted
-from specdec.report import render, tables
+from specdec.report import subjects, tables
+from specdec.report.names import row_name
 from specdec.store import Sample
 from specdec.types import Row
 from specdec.why import why
@@ -87,7 +88,7 @@ class Run:
         found: dict[str, dict[str, str | None]] = {}
         for row in self._rows:
             if row["strategy"] != "none":
-                found.setdefault(row["workload"], {})[tables.name_of(row)] = row["verdict"]
+                found.setdefault(row["workload"], {})[row_name(row)] = row["verdict"]
         return found
 
     @property
@@ -112,7 +113,7 @@ class Run:
         found = sample if isinstance(sample, dict) else self.stored.samples[find_sample(self.stored, str(sample)) - 1]
         if found["status"] != "ok":
             raise SpecdecError(f"run {self.id}: the sample failed ({found['status']}): {found['error']}")
-        if self.meta["labels"]["label"] == "trace":
+        if "trace" in self.meta:
             raise SpecdecError(
                 f"run {self.id} holds no texts: it is a replay.", "They are in the run that was recorded."
             )
@@ -124,7 +125,7 @@ class Run:
         path: str | Path | None = None,
         *,
         redact: bool = False,
-        picture: str = "speedup",
+        picture: str = "",
         profile: str = "",
     ) -> Path:
         """Write the report of ``specdec report`` to a file and return its path.
@@ -136,9 +137,10 @@ class Run:
             picture: which picture, for svg and png.
             profile: predict from this profile; default the newest that fits, if there is one beside the run.
         """
-        found = render.fitting_profile(self.stored, profile, self.folder.parent)
+        found = subjects.fitting_profile(self.stored, profile, self.folder.parent)
         shown = redacted(self.stored) if redact else self.stored
-        content = render.render(shown, format, found, picture, "")
+        made = subjects.of_one(shown, found).made(format, picture)
+        content = made if isinstance(made, bytes) else f"{made}\n".encode()
         out = Path(path) if path is not None else Path(f"report-{self.id}.{'txt' if format == 'text' else format}")
         out.write_bytes(content)
         return out
@@ -167,7 +169,7 @@ class Run:
             )
 
     def __str__(self) -> str:
-        return render.as_text(self.stored, "text", None)
+        return str(subjects.of_one(self.stored, None).made("text"))
 
     def __repr__(self) -> str:
         return f"<specdec {self.meta['kind']} {self.id}: {self.meta['model']['file']}, {self.meta['status']}>"

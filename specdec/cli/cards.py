@@ -23,7 +23,7 @@ def compare_cards(
     from specdec import runner, store
     from specdec.cli.progress import watched
     from specdec.forced.trace import settled
-    from specdec.report import cards as tables
+    from specdec.report import group as tables
     from specdec.vram.arms import lay_out
     from specdec.vram.cards import parse_cards
 
@@ -46,7 +46,7 @@ def compare_cards(
                 failed += 1
     if folders:
         found = [store.read_run(folder) for folder in folders]
-        typer.echo(tables.group_as_json(found) if json else tables.group_as_text(found))
+        typer.echo(tables.as_json(found) if json else tables.as_text(found))
     if failed:
         raise typer.Exit(1)
 

@@ -191,7 +191,7 @@ def show(folder: Path, json: bool) -> None:
     from specdec.report import formats, tables
 
     run = store.read_run(folder)
-    typer.echo(formats.as_json(run) if json else tables.as_text(run, terminal_width()))
+    typer.echo(formats.as_json(run) if json else tables.as_text(run, width=terminal_width()))
     if all(s["status"] != "ok" for s in run.samples):
         raise typer.Exit(1)
     if not json:

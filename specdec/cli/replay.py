@@ -89,7 +89,7 @@ def show(folder: Path, json: bool) -> None:
     if json:
         _print_json(run)
     else:
-        typer.echo(tables.as_text(run, terminal_width()))
+        typer.echo(tables.as_text(run, width=terminal_width()))
     if all(s["status"] != "ok" for s in run.samples):
         raise typer.Exit(1)
     if not json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from specdec.llama.gguf import Header, Tensor
 from specdec.llama.model import EXPERTS, checked_pattern
@@ -29,15 +30,23 @@ def placed(header: Header, options: ModelOptions, gpu: bool, mtp: bool = False) 
         named = "|".join(map(str, range(options.n_cpu_moe)))
         moved.append((re.compile(EXPERTS.format(layers=named)), True))
     tied = not any(t.name == "output.weight" for t in header.tensors)
-    for tensor in header.tensors:
-        block = re.match(r"blk\.(\d+)\.", tensor.name)
-        embedding = tensor.name.startswith(_INPUT)
-        layer = int(block[1]) if block else -1 if embedding else layers
-        if block and layer >= trunk and not mtp:
+    for tensor, layer in _by_layer(header):
+        if trunk <= layer < layers and not mtp:
             continue
         yield tensor, not gpu or next((cpu for pattern, cpu in moved if pattern.search(tensor.name)), layer < first)
         if gpu and tied and tensor.name == "token_embd.weight" and first <= layers:
             yield tensor, False
+
+
+@lru_cache(maxsize=32)
+def _by_layer(header: Header) -> list[tuple[Tensor, int]]:
+    """Each tensor's layer: -1 of the input, as many as the file has layers of the output."""
+    layers = int(header.get("block_count", 0))
+    found = []
+    for tensor in header.tensors:
+        block = re.match(r"blk\.(\d+)\.", tensor.name)
+        found.append((tensor, int(block[1]) if block else -1 if tensor.name.startswith(_INPUT) else layers))
+    return found
 
 
 def first_on_gpu(layers: int, gpu_layers: int) -> int:

@@ -10,6 +10,7 @@ import math
 import mmap
 import struct
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from specdec.errors import SpecdecError
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _LARGE = 1024
+_MERGES = "tokenizer.ggml.merges"
+"""As many strings as there are tokens, and of use to a tokenizer alone: never kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +34,9 @@ class Tensor:
     bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Header:
-    """What a GGUF file says of itself."""
+    """What a GGUF file says of itself. Read only: a header read once is given again while its file stays the same."""
 
     path: Path
     version: int
@@ -81,7 +84,19 @@ def read_header(path: Path, whole_arrays: bool = False) -> Header:
         raise SpecdecError(f"there is no file {path}.", "Check the path.")
     if not path.is_file():
         raise SpecdecError(f"{path} is not a file.", "Name the .gguf file itself.")
-    size = path.stat().st_size
+    found = path.stat()
+    if whole_arrays:  # some MB: kept by whoever asked
+        return _read(path, found.st_size, True)
+    return _read_once(path, found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=32)
+def _read_once(path: Path, size: int, changed_ns: int) -> Header:
+    """The header of the file as it was when it was changed last; a plan asks for it for every split."""
+    return _read(path, size, False)
+
+
+def _read(path: Path, size: int, whole_arrays: bool) -> Header:
     with open(path, "rb") as file:
         if file.read(4) != b"GGUF":
             raise SpecdecError(f"{path} is not a GGUF file (it does not begin with 'GGUF').", "Download it again.")
@@ -184,10 +199,10 @@ class _Reader:
     def _array(self, key: str) -> list[Any] | None:
         kind, n = self._unpack("I"), self._unpack("Q")
         self._arrays[key] = n
-        keep = self._whole or n <= _LARGE
+        keep = n <= _LARGE or (self._whole and key != _MERGES)
         if kind == _STRING:
             if keep:
-                return [self._string() for _ in range(n)]
+                return self._strings(n)
             self._skip_strings(n)
             return None
         if kind not in _SCALARS:
@@ -198,6 +213,19 @@ class _Reader:
         values = list(struct.unpack_from(f"<{n}{_SCALARS[kind]}", self._data, self._at)) if keep else None
         self._at += n * width
         return values
+
+    def _strings(self, n: int) -> list[str]:
+        """``n`` strings; a loop of its own, for there may be 250 k."""
+        at, unpack, data, size = self._at, struct.Struct("<Q").unpack_from, self._data, len(self._data)
+        found = []
+        for _ in range(n):
+            end = at + 8 + unpack(data, at)[0]
+            if end > size:
+                raise IndexError("string beyond the file")
+            found.append(data[at + 8 : end].decode("utf-8", "surrogateescape"))
+            at = end
+        self._at = at
+        return found
 
     def _skip_strings(self, n: int) -> None:
         at, unpack, data = self._at, struct.Struct("<Q").unpack_from, self._data

@@ -82,6 +82,16 @@ def own_samples(run: Run) -> list[Sample]:
     return [s for s in run.samples if s["engine"] == "specdec" and s["status"] == "ok" and not s["warmup"]]
 
 
+def depth_of(run: Run) -> int:
+    """Tokens of context at the middle of a typical answer; 0 where nothing was generated."""
+    return int(np.median([s["n_prompt"] + len(s["token_ids"]) // 2 for s in own_samples(run)] or [0]))
+
+
+def pass_costs(run: Run, profile: Profile) -> dict[int, float]:
+    """The profile's T(n), seconds, by n, at the measured depth nearest to the run's."""
+    return {n: s.median for n, s in profile.curve(depth_of(run)).items()}
+
+
 def _with_speedups(row: PredictionRow, rows: list[PredictionRow]) -> PredictionRow:
     plain = next((r for r in rows if r.workload == row.workload and r.strategy == BASELINE), None)
     if plain is None or row is plain:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from specdec.errors import SpecdecError
 from specdec.profile.costs import Costs
 from specdec.profile.plan import TEXT
-from specdec.profile.steps import join_steps
+from specdec.profile.steps import Spread, join_steps
 from specdec.store import Run, Sample
 
 
@@ -80,6 +80,12 @@ class Profile:
     def plain(self) -> dict[int, Costs]:
         """The curve without snapshots, by depth."""
         return self.find(TEXT, lambda k: k.snapshots == 0 and k.mode == "auto")[1]
+
+    def curve(self, depth: int = 0) -> dict[int, Spread]:
+        """T(n) by n at the measured depth nearest to ``depth``: passes after others of the same length, or where none were
+        measured after any."""
+        points = self.plain()[min(self.depths, key=lambda d: abs(d - depth))].verify_points
+        return points[True] or points[False]
 
     def drafting(self, strategy: str) -> tuple[Key, dict[int, Costs]]:
         """The setting in which a strategy's drafting was measured."""

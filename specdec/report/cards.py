@@ -10,12 +10,7 @@ from typing import Any
 import orjson
 from tabulate import tabulate
 
-from specdec.groups import group_rows
-from specdec.metrics import row_name
 from specdec.server.options import NoCounterpart, model_arguments, strategy_arguments
-from specdec.spec import RunSpec
-from specdec.store import Run
-from specdec.types import Row
 from specdec.vram.items import Item, total
 from specdec.vram.memory import CPU
 from specdec.vram.plan import Fit
@@ -131,55 +126,3 @@ def _commands(fits: list[Fit], target: str, threads: int) -> str:
             shown = shlex.join(server) if isinstance(server, list) else f"# no llama-server command: {server}"
             lines += [f"# {f.case.label} on {f.card.name}", shlex.join(specdec_command(f, target)), shown]
     return "\n".join(lines)
-
-
-def run_line(spec: RunSpec) -> str:
-    """A run of a group in a line: card, arm, split, strategies."""
-    return f"{spec.card}, {spec.arm}, {_named(spec.model.n_cpu_moe, spec.model.gpu_layers)}: {spec.strategies}"
-
-
-def group_as_text(runs: list[Run]) -> str:
-    """The table of a group of runs: both arms, and what the displaced layers cost."""
-    first = runs[0].meta
-    lines = [f"Group {first['group']}: {len(runs)} runs, {first['model']['file']}, {first['labels']['label']}"]
-    heads = ["strategy", "same split", "tok/s", "speedup", "95 %", "verdict", "same VRAM", "speedup", "95 %", "verdict"]
-    for card, group in groupby(group_rows(runs), key=lambda r: r["card"]):
-        body = [_group_row(r) for r in group]
-        lines += ["", card, str(tabulate(body, [*heads, "displaced"], "simple", disable_numparse=True))]
-    lines += [
-        "",
-        "same split: all strategies at the split that the most expensive needs, against `none` in the same run. same VRAM:",
-        "each at the split that its own cost leaves, against `none` at the split that `none` affords; where these differ",
-        "they lie in different runs, minutes apart. displaced: `none` at the strategy's split over `none` at its own.",
-        *(f"{run.meta['labels']['card']}, {run.meta['labels']['arm']}: specdec report {run.folder}" for run in runs),
-        CAPACITY_ONLY,
-    ]
-    return "\n".join(lines)
-
-
-def group_as_json(runs: list[Run]) -> str:
-    """One object: ``group``, ``runs`` (ids) and ``rows`` (docs/cards.md)."""
-    said = {"group": runs[0].meta["group"], "runs": [run.id for run in runs], "rows": group_rows(runs)}
-    return orjson.dumps(said, option=orjson.OPT_INDENT_2).decode()
-
-
-def _group_row(r: Row) -> list[str]:
-    a, b = r["same_split"], r["same_vram"]
-    name = row_name(r) if r["engine"] == "specdec" else f"{row_name(r)} @server"
-    shown = [name, _named(a["n_cpu_moe"], a["gpu_layers"]), _figure(a["tok_s"], "{:.1f}")]
-    shown += [_figure(a["speedup"]), _interval(a), str(a["verdict"] or a["status"])]
-    shown += [_named(b["n_cpu_moe"], b["gpu_layers"]), _figure(b["speedup"]), _interval(b), str(b["verdict"] or "n/a")]
-    return [*shown, _figure(r["displaced"])]
-
-
-def _figure(value: float | None, form: str = "{:.2f}") -> str:
-    return "n/a" if value is None else form.format(value)
-
-
-def _interval(r: Row) -> str:
-    return "" if r["speedup_low"] is None else f"{r['speedup_low']:.2f}-{r['speedup_high']:.2f}"
-
-
-def _named(n_cpu_moe: int, gpu_layers: int) -> str:
-    parts = [f"-ngl {gpu_layers}"] if gpu_layers >= 0 else []
-    return " ".join([*parts, f"--n-cpu-moe {n_cpu_moe}"] if n_cpu_moe else parts) or "all on the GPU"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from specdec.metrics import row_name
 from specdec.monitor.findings import instabilities
+from specdec.report.names import row_name
 from specdec.store import Run
 from specdec.types import Row
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import orjson
 from tabulate import tabulate
 
@@ -12,9 +11,12 @@ from specdec.profile.costs import Costs
 from specdec.profile.plan import SWEEPS, TEXT
 from specdec.profile.predict import expect, lengths_of
 from specdec.profile.stored import Key, Profile
+from specdec.profile.summary import checkpoints, draft_costs, prompt_speeds, sweep_medians
 from specdec.report.experts import expert_columns, expert_notes
 from specdec.store import Run
 
+Cells = tuple[list[list[str]], list[str]]
+"""Rows of a table, and its heads."""
 ACCEPTANCE = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 _UNSTEADY = 0.05
 
@@ -37,10 +39,14 @@ def as_json(run: Run) -> str:
         "status": run.meta["status"],
         "labels": run.meta["labels"],
         "curves": [_curve_json(key, depth, c) for key, depths in profile.costs.items() for depth, c in depths.items()],
-        "best": [dict(zip(_best_heads(), row, strict=True)) for row in _best(profile)],
-        "drafting": [dict(zip(_DRAFT_HEADS, row, strict=True)) for row in _drafting(profile)],
+        "best": _objects(*best_table(profile)),
+        "drafting": _objects(*drafting_table(profile)),
     }
     return orjson.dumps(body, option=orjson.OPT_INDENT_2).decode()
+
+
+def _objects(cells: list[list[str]], heads: list[str]) -> list[dict[str, str]]:
+    return [dict(zip(heads, row, strict=True)) for row in cells]
 
 
 def _curve_json(key: Key, depth: int, costs: Costs) -> dict[str, Any]:
@@ -56,18 +62,18 @@ def _curve_json(key: Key, depth: int, costs: Costs) -> dict[str, Any]:
 def _report(profile: Profile, style: str) -> str:
     parts = [_head(profile)]
     for depth in profile.depths:
-        body, heads = _curve(profile, depth)
-        parts.append(_section(f"Verify cost curve at {depth:,} tokens of context", body, heads, style))
+        parts.append(_section(f"Verify cost curve at {depth:,} tokens of context", *curve_table(profile, depth), style))
     if len({k.threads for k in profile.costs}) > 1:
-        parts.append(_section("By threads: target pass, ms", *_by_threads(profile), style))
+        parts.append(_section("By threads: target pass, ms", *threads_table(profile), style))
     if profile.strategies:
         best = "Best speedup possible (draft length), by acceptance"
-        parts.append(_section("Drafting, ms a step", _drafting(profile), _DRAFT_HEADS, style))
-        parts.append(_section(best, _best(profile), _best_heads(), style))
+        parts.append(_section("Drafting, ms a step", *drafting_table(profile), style))
+        parts.append(_section(best, *best_table(profile), style))
     if profile.lines("checkpoint"):
-        parts.append(_section("Saving and restoring the recurrent state", _checkpoints(profile), _SAVE_HEADS, style))
-    parts.append(_section("Prompts, tok/s", _prompts(profile), _PROMPT_HEADS, style))
-    return "\n\n".join([*parts, "\n".join(_notes(profile))])
+        parts.append(_section("Saving and restoring the recurrent state", *checkpoint_table(profile), style))
+    parts.append(_section("Prompts, tok/s", *prompt_table(profile), style))
+    warnings = [f"warning: {line}" for line in unsteady(profile)]
+    return "\n\n".join([*parts, "\n".join([*notes(profile), *warnings])])
 
 
 def _head(profile: Profile) -> str:
@@ -82,7 +88,7 @@ def _head(profile: Profile) -> str:
     return "\n".join(lines)
 
 
-def _curve(profile: Profile, depth: int) -> tuple[list[list[str]], list[str]]:
+def curve_table(profile: Profile, depth: int) -> Cells:
     """n, T(n), C(n), the same after a pass of another length, the same with snapshots, distinct experts."""
     plain = profile.plain()[depth].verify_points
     same, other = plain[True] or plain[False], plain[False]
@@ -102,7 +108,8 @@ def _curve(profile: Profile, depth: int) -> tuple[list[list[str]], list[str]]:
     return body, ["n", "T(n) ms", "+-", "C(n)", "after another n", *snapshots, *heads]
 
 
-def _by_threads(profile: Profile) -> tuple[list[list[str]], list[str]]:
+def threads_table(profile: Profile) -> Cells:
+    """T(n) by threads, ms, at the shallowest depth."""
     curves = {
         k.threads: d[profile.depths[0]].verify_points
         for k, d in profile.costs.items()
@@ -126,30 +133,17 @@ _DRAFT_HEADS = [
 ]
 
 
-def _drafting(profile: Profile) -> list[list[str]]:
+def drafting_table(profile: Profile) -> Cells:
+    """Costs of a step by strategy, depth and draft length, ms."""
     body = []
-    for strategy in dict.fromkeys(profile.strategies):
-        for depth in profile.depths:
-            for length in lengths_of(profile, strategy):
-                costs = profile.drafting(strategy)[1][depth]
-                if length not in set(costs.steps.drafted.tolist()):
-                    continue
-                never = expect(profile, strategy, length, [0.0] * length, depth)
-                always = expect(profile, strategy, length, [1.0] * length, depth)
-                if never and always:
-                    ms = [never.seconds["propose"] + never.seconds["catch_up"]]
-                    ms += [always.seconds["propose"] + always.seconds["catch_up"]]
-                    ms += [always.seconds["verify"], never.seconds["roll_back"]]
-                    even = "-".join(f"{v:.2f}" for v in sorted((always.break_even, never.break_even)))
-                    body.append([strategy, f"{depth:,}", str(length), *(f"{1e3 * v:.2f}" for v in ms), even])
-    return body
+    for c in draft_costs(profile):
+        ms = [*c.drafting_s, c.verify_s, c.undo_s]
+        even = "-".join(f"{v:.2f}" for v in c.break_even)
+        body.append([c.strategy, f"{c.depth:,}", str(c.length), *(f"{1e3 * v:.2f}" for v in ms), even])
+    return body, _DRAFT_HEADS
 
 
-def _best_heads() -> list[str]:
-    return ["strategy", "depth", *(f"{a:g}" for a in ACCEPTANCE)]
-
-
-def _best(profile: Profile) -> list[list[str]]:
+def best_table(profile: Profile) -> Cells:
     """For each acceptance (the same at every position) the draft length that gives most, and what it gives."""
     body = []
     for strategy in dict.fromkeys(profile.strategies):
@@ -160,47 +154,30 @@ def _best(profile: Profile) -> list[list[str]]:
                 best = max((e for e in every if e), key=lambda e: e.speedup, default=None)
                 cells.append(f"{best.speedup:.2f} ({best.length})" if best else "n/a")
             body.append([strategy, f"{depth:,}", *cells])
-    return body
+    return body, ["strategy", "depth", *(f"{a:g}" for a in ACCEPTANCE)]
 
 
-_SAVE_HEADS = ["way", "depth", "MiB", "save ms", "restore ms"]
-
-
-def _checkpoints(profile: Profile) -> list[list[str]]:
-    found: dict[tuple[str, int], tuple[float, list[float], list[float]]] = {}
-    for line in profile.lines("checkpoint"):
-        for way in ("checkpoint", "checkpoint-host"):
-            _, save, restore = found.setdefault((way, line["depth"]), (line["bytes"], [], []))
-            save += line[way]["save_s"]
-            restore += line[way]["restore_s"]
-    return [
-        [way, f"{depth:,}", f"{size / 2**20:.1f}", f"{1e3 * np.median(save):.2f}", f"{1e3 * np.median(restore):.2f}"]
-        for (way, depth), (size, save, restore) in sorted(found.items())
+def checkpoint_table(profile: Profile) -> Cells:
+    """Saving and restoring the recurrent state."""
+    body = [
+        [c.way, f"{c.depth:,}", f"{c.bytes / 2**20:.1f}", f"{1e3 * c.save_s:.2f}", f"{1e3 * c.restore_s:.2f}"]
+        for c in checkpoints(profile)
     ]
+    return body, ["way", "depth", "MiB", "save ms", "restore ms"]
 
 
-_PROMPT_HEADS = ["strategy", "tokens", "target alone", "with the strategy"]
+def prompt_table(profile: Profile) -> Cells:
+    """Reading speed, tokens a second."""
+    body = [
+        [p.strategy, f"{p.start:,}-{p.end:,}", f"{p.target_tok_s:.1f}", f"{p.tok_s:.1f}"]
+        for p in prompt_speeds(profile)
+    ]
+    return body, ["strategy", "tokens", "target alone", "with the strategy"]
 
 
-def _prompts(profile: Profile) -> list[list[str]]:
-    """Reading speed from the start or from the depth before, to each depth."""
-    found: dict[tuple[str, int, int], list[tuple[int, float, float]]] = {}
-    for line in profile.lines("prompt"):
-        if line["threads"] == profile.threads and line["tokens"] > 0 and not line["looks_back"]:
-            if line["strategy"] == TEXT and (line["snapshots"] or line["rollback"] != "auto"):
-                continue
-            key = (line["strategy"], line["start"], line["start"] + line["tokens"])
-            found.setdefault(key, []).append((line["tokens"], line["target_s"], line["strategy_s"]))
-    body = []
-    for (strategy, start, end), values in found.items():
-        tokens, target, own = np.median(np.array(values), axis=0)
-        name = "none" if strategy == TEXT else strategy
-        body.append([name, f"{start:,}-{end:,}", f"{tokens / target:.1f}", f"{tokens / (target + own):.1f}"])
-    return body
-
-
-def _notes(profile: Profile) -> list[str]:
-    notes = [
+def notes(profile: Profile) -> list[str]:
+    """What the tables' columns mean."""
+    return [
         "T(n): a target pass over n tokens after one of the same length, median; +-: half of the middle half's width.",
         "C(n) = T(n)/T(1). snapshots: the same with recurrent states kept for rollback.",
         "Drafting: with what was kept decoded first; undo: rolling back after all was rejected. Break-even AL: the mean"
@@ -209,26 +186,16 @@ def _notes(profile: Profile) -> list[str]:
         " as if they found a draft at every step.",
         *expert_notes(profile),
     ]
-    return notes + _unsteady(profile)
 
 
-def _unsteady(profile: Profile) -> list[str]:
+def unsteady(profile: Profile) -> list[str]:
     """A warning where the sweeps disagree: then the machine was not the same throughout."""
-    medians: dict[int, list[float]] = {}
-    for line in profile.lines("steps"):
-        if line["strategy"] == TEXT and line["snapshots"] == 0 and line["threads"] == profile.threads:
-            ones = [
-                us
-                for us, k, counted in zip(line["phase_us"]["verify"], line["drafted"], line["counted"], strict=True)
-                if counted and k == 0 and line["series"] == "constant"
-            ]
-            medians.setdefault(line["repeat"], []).extend(ones)
-    values = [float(np.median(v)) for v in medians.values() if v]
+    values = sweep_medians(profile)
     if len(values) < 2 or max(values) <= min(values) * (1 + _UNSTEADY):
         return []
     return [
-        f"warning: plain decoding took {min(values) / 1e3:.2f} ms in one sweep and {max(values) / 1e3:.2f} ms in another:"
-        " the machine was not steady. Take the profile again with nothing else running."
+        f"plain decoding took {min(values):.2f} ms in one sweep and {max(values):.2f} ms in another: the machine was not"
+        " steady. Take the profile again with nothing else running."
     ]
 
 

@@ -9,13 +9,14 @@ from typing import Any
 
 from tabulate import tabulate
 
-from specdec.metrics import engine_ratios, row_name, rows
+from specdec.metrics import engine_ratios, rows
 from specdec.report import search
 from specdec.report.machine import machine_notes
+from specdec.report.names import row_name
 from specdec.stats.stability import unsteady
 from specdec.store import Run
 from specdec.types import PHASES, Row
-from specdec.why import why
+from specdec.why import Costs, why
 
 NARROW = 80
 """Columns of the narrowest terminal, and of whatever is no terminal."""
@@ -34,14 +35,19 @@ Column = tuple[str, Callable[[Row], str]]
 Section = tuple[str, list[Column], list[Row]]
 
 
-def as_text(run: Run, width: int = NARROW) -> str:
-    """The whole report as plain text. More than 80 columns of ``width`` join tables and show more positions."""
-    return _report(run, "simple", width)
+def as_text(run: Run, costs: Costs | None = None, width: int = NARROW) -> str:
+    """The whole report as plain text.
+
+    Args:
+        costs: a profile's T(n), for why a strategy pays (``specdec.why``).
+        width: of the terminal; more than 80 columns join tables and show more positions.
+    """
+    return _report(run, costs, "simple", width)
 
 
-def as_markdown(run: Run) -> str:
+def as_markdown(run: Run, costs: Costs | None = None) -> str:
     """The whole report as Markdown."""
-    return _report(run, "pipe", NARROW)
+    return _report(run, costs, "pipe", NARROW)
 
 
 def speed_as_html(run: Run) -> str:
@@ -49,7 +55,7 @@ def speed_as_html(run: Run) -> str:
     return _rendered(rows(run), _SPEED, "html", None)
 
 
-def _report(run: Run, style: str, width: int) -> str:
+def _report(run: Run, costs: Costs | None, style: str, width: int) -> str:
     table = rows(run)
     parts = [head(run), *_quick(run)]
     sections = _speed_and_drafting(table, width)
@@ -66,7 +72,7 @@ def _report(run: Run, style: str, width: int) -> str:
     for title, columns, shown in sections:
         heading = f"## {title}" if style == "pipe" else f"{title}\n{'=' * len(title)}"
         parts.append(f"{heading}\n\n{_table(shown, columns, style, width)}")
-    parts += _notes(run, table)
+    parts += _notes(run, table, costs)
     parts += machine_notes(run, table)
     if "search" in run.meta:
         parts.append(search.as_text(run.meta["search"], style))
@@ -88,6 +94,8 @@ def head(run: Run) -> str:
         f" {meta['context']['threads']} threads, context {meta['context']['n_ctx']:,}",
     ]
     lines += _taught(run)
+    if meta.get("group"):
+        lines.append(f"Arm of a comparison of cards: {labels['arm']}. All of it: specdec report {meta['group']}")
     if not run.finished:
         named = ("engine", "strategy", "rollback", "prompt", "repeat", "launch", "warmup")
         done = len({tuple(s[k] for k in named) for s in run.samples})
@@ -128,7 +136,7 @@ def _rendered(table: list[Row], columns: list[Column], style: str, most: int | N
     for workload, group in groupby(table, key=lambda r: r["workload"]):
         for i, row in enumerate(group):
             cells = [cell(row) for _, cell in columns]
-            body.append([workload if not i or style == "pipe" else "", name_of(row), *cells])
+            body.append([workload if not i or style == "pipe" else "", row_name(row), *cells])
     widths = [None, most, *[None for _ in columns]]
     heads = ["workload", "strategy", *(c for c, _ in columns)]
     return str(tabulate(body, heads, style, disable_numparse=True, maxcolwidths=widths))
@@ -146,10 +154,6 @@ def _tight(text: str) -> str:
 
 def _width(text: str) -> int:
     return max(map(len, text.splitlines()), default=0)
-
-
-def name_of(row: Row) -> str:
-    return row_name(row) if row["engine"] == "specdec" else f"{row_name(row)} @server"
 
 
 def _speedup(row: Row) -> str:
@@ -265,14 +269,14 @@ def _phases(table: list[Row]) -> list[Column]:
     return [("ttft s", _number("ttft_s", "{:.2f}")), *((p.replace("_", " "), _share(p)) for p in used)]
 
 
-def _notes(run: Run, table: list[Row]) -> list[str]:
+def _notes(run: Run, table: list[Row], costs: Costs | None) -> list[str]:
     total = [r for r in table if r["workload"] == "all"]
-    parts = [_why(run, table), _explained(table), _origins(total) + _failures(total), _doubts(run)]
+    parts = [_why(run, table, costs), _explained(table), _origins(total) + _failures(total), _doubts(run)]
     return ["\n".join(lines) for lines in parts if lines]
 
 
-def _why(run: Run, table: list[Row]) -> list[str]:
-    reasons = why(table, run.samples)
+def _why(run: Run, table: list[Row], costs: Costs | None) -> list[str]:
+    reasons = why(table, run.samples, costs)
     lines = [f"{line}." for line in reasons[:_MOST_REASONS]]
     return lines + (
         [f"... and {len(reasons) - _MOST_REASONS} more: see --format json."] if reasons[_MOST_REASONS:] else []
@@ -301,17 +305,17 @@ def _origins(total: list[Row]) -> list[str]:
         if r["drafted_by"]:
             most = sorted(r["drafted_by"].items(), key=lambda item: -item[1])[:_MOST_NOTES]
             shares = ", ".join(f"{who} {n / r['drafting_steps']:.0%}" for who, n in most)
-            notes.append(f"{name_of(r)}: drafts came from {shares}.")
+            notes.append(f"{row_name(r)}: drafts came from {shares}.")
         if r["text_differs"] and r["strategy"] != "none":
             notes.append(
-                f"{name_of(r)}: {len(r['text_differs'])} of {r['generations']} texts differ from those of `none`, the"
+                f"{row_name(r)}: {len(r['text_differs'])} of {r['generations']} texts differ from those of `none`, the"
                 f" first at token {min(r['text_differs'])} (rounding depends on the shape of a batch)."
             )
     return notes
 
 
 def _failures(total: list[Row]) -> list[str]:
-    found = [(error, n, name_of(r)) for r in total for error, n in r["failures"].items()]
+    found = [(error, n, row_name(r)) for r in total for error, n in r["failures"].items()]
     lines = [f"FAIL {name}: {n} cells: {error}" for error, n, name in found[:_MOST_FAILURES]]
     if len(found) > _MOST_FAILURES:
         lines.append(f"... and {len(found) - _MOST_FAILURES} more kinds of failure: see samples.jsonl, status error.")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from specdec.errors import SpecdecError
@@ -117,6 +118,7 @@ def _by_device(kind: str, sizes: Iterable[tuple[bool, int]]) -> list[MemoryItem]
     return [MemoryItem(device, kind, n) for device, n in total.items() if n]
 
 
+@lru_cache(maxsize=32)
 def _layer_kinds(header: Header) -> list[set[str]]:
     """For each layer of the file what its memory is: attention, recurrent, both or neither."""
     kinds: list[set[str]] = [set() for _ in range(int(header.get("block_count", 0)))]

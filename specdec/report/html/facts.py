@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from specdec import metrics
 from specdec.metrics import ALL, BASELINE, Arm, arm_of, arms_of, rows
 from specdec.monitor.findings import instabilities
-from specdec.profile.compare import PredictionRow
+from specdec.profile.compare import PredictionRow, depth_of, pass_costs
+from specdec.profile.steps import Spread
 from specdec.profile.stored import Profile
+from specdec.report.answers import Answer, answer
+from specdec.report.names import row_name
 from specdec.stats.stability import unsteady
 from specdec.store import Run, Sample
 from specdec.types import Row
-from specdec.why import StepCost, step_cost
+from specdec.why import StepCost, step_cost, why
 
 MOST_SHOWN = 8
 """Strategies in a picture, ``none`` not counted: as many as there are colours."""
@@ -51,12 +53,6 @@ class Standing:
     def pays(self) -> bool:
         """Whether it emits more than its steps cost."""
         return self.cost.acceptance_length > self.cost.break_even
-
-
-def row_name(row: Row) -> str:
-    """What people read of a row; ``@server`` of llama-server."""
-    name = metrics.row_name(row)
-    return name if row["engine"] == "specdec" else f"{name} @server"
 
 
 def arm_of_row(row: Row) -> Arm:
@@ -169,15 +165,8 @@ class Facts:
 
     @cached_property
     def profile_curve(self) -> list[CurvePoint]:
-        """The profile's curve at its shallowest depth."""
-        if self.profile is None:
-            return []
-        points = self.profile.plain()[self.profile.depths[0]].verify_points
-        curve = points[True] or points[False]
-        if 1 not in curve:
-            return []
-        one = curve[1].median
-        return [CurvePoint(n, s.median / one, s.low / one, s.high / one, s.n) for n, s in curve.items()]
+        """The profile's curve at the depth nearest to the run's."""
+        return [] if self.profile is None else relative(self.profile.curve(depth_of(self.run)))
 
     @cached_property
     def memory(self) -> dict[Arm, list[dict[str, Any]]]:
@@ -196,9 +185,29 @@ class Facts:
         return found + unsteady(self.run.samples, self.run.meta["spec"], self.run.meta.get("given", {}))
 
     @cached_property
+    def answers(self) -> list[Answer]:
+        """One sentence over all workloads first, then one for each, with the reasons."""
+        costs = pass_costs(self.run, self.profile) if self.profile else None
+        found = []
+        for workload in sorted(self.workloads, key=lambda w: w != ALL):
+            table = self.rows_of(workload)
+            kind, sentence = answer([r for r in table if r["strategy"] != BASELINE])
+            own = [s for s in self.run.samples if s["workload"] == workload]
+            reasons = [] if workload == ALL else why(table, own, costs)
+            where = "Over all workloads" if workload == ALL else f"On {workload}"
+            found.append(Answer(workload, kind, f"{where} {sentence}", reasons))
+        return found
+
+    @cached_property
     def failures(self) -> list[tuple[str, str, int]]:
         """(strategy, error, cells)."""
         return [(row_name(r), error, n) for r in self.total.values() for error, n in r["failures"].items()]
+
+
+def relative(curve: Mapping[int, Spread]) -> list[CurvePoint]:
+    """C(n) from a profile's T(n); nothing where T(1) is not known."""
+    one = curve[1].median if 1 in curve else 0.0
+    return [CurvePoint(n, s.median / one, s.low / one, s.high / one, s.n) for n, s in curve.items() if one]
 
 
 def _point(n: int, took: Iterable[int], one: float) -> CurvePoint:

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup
-
 from specdec.metrics import ALL, BASELINE
-from specdec.report.html import sections
+from specdec.report.html import about, sections
 from specdec.report.html.facts import Facts
 from specdec.report.html.pictures import PICTURES, draw
-from specdec.report.html.sections import Table
-from specdec.report.html.style import DARK, LIGHT, Picture, inline_svg
-from specdec.report.html.verdict import answers
+from specdec.report.html.template import Shown, shown
+from specdec.report.html.template import render as fill
 from specdec.report.tokens import TokenView, find_pieces, view
 
 _MOST_TEXTS = 4
@@ -26,55 +20,32 @@ _TABLES = {"speedup": [sections.speed, sections.engines], "verify-cost": [sectio
 """Tables that belong to a picture."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """A picture in the page, with its tables."""
-
-    picture: Picture
-    svg: Markup
-    tables: list[Table]
-
-
 def render(f: Facts, target: str = "") -> str:
     """The page. ``target``: the GGUF of the run's target, for the texts of tokens, if it lies elsewhere now."""
-    environment = Environment(
-        loader=PackageLoader("specdec.report.html", "."),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    shown = [s for name in PICTURES if (s := _shown(name, f))]
+    meta = f.run.meta
     texts = list(_texts(f, target))
-    return environment.get_template("page.html.j2").render(
+    return fill(
+        "run",
+        f"{meta['model']['file']} on {meta['labels']['card']}, {f.run.id}",
+        f"run {f.run.id}",
         run=f.run,
-        meta=f.run.meta,
-        labels=f.run.meta["labels"],
-        style=Markup(_style()),
-        answers=answers(f),
-        shown=shown,
+        meta=meta,
+        labels=meta["labels"],
+        card_kind=about.card_kind(meta),
+        shown=[s for name in PICTURES if (s := _shown(name, f))],
         facts=f,
         head=_head(f),
         texts=texts,
         sources=_colors(texts),
         most_tokens=_MOST_TOKENS,
         sections=sections,
+        about=about,
     )
 
 
 def _shown(name: str, f: Facts) -> Shown | None:
     picture = draw(name, f)
-    if picture is None:
-        return None
-    tables = [t for make in _TABLES.get(name, []) if (t := make(f)).cells]
-    return Shown(picture, Markup(inline_svg(picture.figure, name)), tables)
-
-
-def _style() -> str:
-    """The style sheet, with the palette of the pictures."""
-    light, dark = ("; ".join(f"--{k}: {v}" for k, v in palette.items()) for palette in (LIGHT, DARK))
-    names = [f":root {{ {light} }}", f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}"]
-    return "\n".join([*names, files("specdec.report.html").joinpath("page.css").read_text(encoding="utf-8")])
+    return None if picture is None else shown(picture, [make(f) for make in _TABLES.get(name, [])])
 
 
 def _head(f: Facts) -> list[tuple[str, str]]:

@@ -2,76 +2,48 @@
 
 from __future__ import annotations
 
-from bisect import bisect
 from collections.abc import Callable
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from specdec.metrics import ENGINE, Arm
 from specdec.profile.compare import PredictionRow
 from specdec.report.html import costs
 from specdec.report.html.facts import Facts, arm_of_row
+from specdec.report.html.forest import HOW_TO_READ, Bar, decided, forest, in_words
 from specdec.report.html.memory import frontier, memory
 from specdec.report.html.style import LIGHT, Picture, color, drawing, figure, legend_below, marker, short, stacked_bars
-from specdec.types import PHASES
+from specdec.types import PHASES, Row
 
 _MOST_POSITIONS = 16
 _MOST_LENGTHS = 8
 _FEWEST_DRAFTS = 5
-_TICKS: tuple[tuple[float, ...], ...] = (
-    (0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 1.75),
-    (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10),
-    (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000),
-)
-"""Of ratios, for narrow, wide and very wide axes."""
 _PHASE_COLORS = {p: color(i) for p, i in zip(PHASES, (2, 5, 0, 3, 4, 6, 8), strict=True)}
 
 
 def speedup(f: Facts) -> Picture | None:
     """Speedup over plain decoding by workload, with 95 % intervals."""
-    groups = [(w, [r for r in f.rows_of(w) if arm_of_row(r) in f.drafting]) for w in f.workloads]
-    groups = [(w, known) for w, rows in groups if (known := [r for r in rows if r["speedup"] is not None])]
+    groups: list[tuple[str, list[Bar]]] = []
+    for workload in f.workloads:
+        mine = [r for r in f.rows_of(workload) if arm_of_row(r) in f.drafting and r["speedup"] is not None]
+        if mine:
+            groups.append((workload, [_bar(f, r) for r in mine]))
     if not groups:
         return None
-    lines = sum(len(rows) + 1.4 for _, rows in groups)
-    drawn = figure(0.75 + 0.2 * lines)
-    ax: Axes = drawn.add_subplot()
-    at, ticks, said = 0.0, [], []
-    for workload, rows in groups:
-        ax.text(0, -at, short(workload), transform=ax.get_yaxis_transform(), weight="bold", va="center", ha="left")
-        at += 1
-        for r in rows:
-            number = f.number(arm_of_row(r))
-            low, high = r["speedup_low"], r["speedup_high"]
-            if low is not None:
-                ax.plot([low, high], [-at, -at], color=color(number), solid_capstyle="butt")
-            sure = r["verdict"] in ("faster", "slower", "equal within 2 %")
-            face = color(number) if sure else LIGHT["ground"]
-            ax.plot(r["speedup"], -at, marker(number), color=color(number), markerfacecolor=face)
-            ticks.append((-at, f.name(arm_of_row(r))))
-            interval = f" ({low:.2f} to {high:.2f})" if low is not None else ""
-            said.append(f"{workload}, {f.name(arm_of_row(r))}: {r['speedup']:.2f}{interval}")
-            at += 1
-        at += 0.4
-    ax.axvline(1, color=LIGHT["ink"], linewidth=1)
-    ax.set_yticks([t for t, _ in ticks], [short(n) for _, n in ticks])
-    ax.tick_params(axis="y", length=0)
-    ax.set_ylim(-at + 0.4, 0.8)
-    ax.spines["left"].set_visible(False)
-    every = [r for _, rows in groups for r in rows]
-    _ratio_axis(ax, [r["speedup"] for r in every], [r[k] for r in every for k in ("speedup_low", "speedup_high")])
-    ax.set_xlabel("speed against plain decoding (log scale)")
     return Picture(
         "speedup",
         "Speedup by workload",
-        drawn,
-        "Speed against plain decoding. " + "; ".join(said) + ".",
-        "Right of 1 is faster than plain decoding, left slower. Bars: 95 % intervals. Filled marks: a verdict was"
-        " reached, over all comparisons of the table; hollow: no difference shown, or too few prompts. A bar at the edge"
-        " goes on beyond it.",
+        forest(groups, "speed against plain decoding (log scale)"),
+        "Speed against plain decoding. " + in_words(groups),
+        "Right of 1 is faster than plain decoding, left slower. " + HOW_TO_READ,
     )
+
+
+def _bar(f: Facts, r: Row) -> Bar:
+    arm = arm_of_row(r)
+    ends = r["speedup_low"], r["speedup_high"]
+    return Bar(f.name(arm), f.number(arm), r["speedup"], *ends, decided(r["verdict"]))
 
 
 def positions(f: Facts) -> Picture | None:
@@ -246,21 +218,6 @@ def draw(name: str, f: Facts) -> Picture | None:
     """One picture in the project's style."""
     with drawing():
         return PICTURES[name](f)
-
-
-def _ratio_axis(ax: Axes, values: list[float], intervals: list[float | None]) -> None:
-    """A log axis of ratios that holds 1 and all values, few plain ticks; very wide intervals run beyond it."""
-    known, ends = [v for v in values if v], [v for v in intervals if v]
-    low, high = min(0.9, *known) * 0.97, max(1.1, *known) * 1.03
-    low, high = max(min(low, *ends, low), 0.6 * low), min(max(high, *ends, high), 1.6 * high)
-    ax.set_xscale("log")
-    ax.set_xlim(low, high)
-    steps = _TICKS[bisect([2.0, 8.0], high / low)]
-    ax.set_xticks([s for s in steps if low <= s <= high])
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-    ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.tick_params(axis="x", which="minor", length=0)
-    ax.grid(axis="x")
 
 
 def _phase(name: str) -> str:

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from specdec.metrics import BASELINE, arms_of, engine_ratios
-from specdec.report.html.facts import Facts, row_name
+from specdec.metrics import BASELINE, engine_ratios
+from specdec.report.html.about import Table
+from specdec.report.html.facts import Facts
+from specdec.report.names import row_name
 from specdec.types import PHASES, Row
 
 _MOST_ROWS = 400
 """Rows of a table: a grid of a thousand settings is for --format csv."""
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """``cells`` row by row; columns from ``numbers`` on are right-aligned."""
-
-    heads: list[str]
-    cells: list[list[str]]
-    numbers: int = 2
-    note: str = ""
 
 
 def speed(f: Facts) -> Table:
@@ -155,36 +146,6 @@ def energy(f: Facts) -> Table:
     return Table(["strategy", "GPU, J a token", "CPU package, J a token"], cells, 1, note)
 
 
-def strategies(f: Facts) -> Table:
-    """What was compared, with all options."""
-    described = {s["label"]: s for s in f.run.meta.get("strategies", ())}
-    cells = []
-    for arm in arms_of(f.run)[:_MOST_ROWS]:
-        s = described.get(arm[1], {})
-        options = ", ".join(f"{k}={v}" for k, v in s.get("options", {}).items())
-        model = (s.get("model") or {}).get("file", "")
-        cells.append([f.name(arm), options, str(s.get("origin", "")), str(model or "")])
-    return Table(["strategy", "options", "origin", "model"], cells, 9)
-
-
-def settings(f: Facts) -> Table:
-    """Options of the run, those given first."""
-    meta = f.run.meta
-    given = dict(_flat(meta.get("given", {})))
-    every = dict(_flat(meta["spec"]))
-    cells = [[k, _shown(v), "given"] for k, v in given.items()]
-    cells += [[k, _shown(v), ""] for k, v in every.items() if k not in given]
-    cells += [[f"resolved: {k}", _shown(v), ""] for k, v in _flat(meta["context"])]
-    return Table(["option", "value", ""], cells, 9)
-
-
-def environment(f: Facts) -> Table:
-    """Model, machine, versions."""
-    cells = [[f"model: {k}", _shown(v)] for k, v in _flat(f.run.meta["model"])]
-    cells += [[k, _shown(v)] for k, v in _flat(f.run.meta.get("environment", {}))]
-    return Table(["what", "value"], cells, 9)
-
-
 def phase_seconds(f: Facts) -> Table:
     """Share of the time by phase, over all workloads."""
     cells = []
@@ -212,19 +173,3 @@ def _range(label: str, values: Iterable[float | None], unit: str, scale: float) 
 
 def _number(value: float | None, form: str) -> str:
     return "n/a" if value is None else format(value, form)
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for k, v in values.items():
-        if isinstance(v, dict):
-            yield from _flat(v, f"{prefix}{k}.")
-        else:
-            yield f"{prefix}{k}", v
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(_shown(v) for v in value)
-    if isinstance(value, dict):
-        return ", ".join(f"{k}: {_shown(v)}" for k, v in value.items())
-    return "" if value is None else str(value)

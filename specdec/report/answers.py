@@ -1,44 +1,30 @@
-"""The answer in one sentence per workload: does it pay, which, by how much, how sure, at what memory, and why."""
+"""The answer in one sentence: does it pay, which, by how much, how sure, at what memory. From rows alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from specdec.metrics import ALL, BASELINE
-from specdec.report.html.facts import Facts, row_name
+from specdec.report.names import row_name, split_name
 from specdec.stats import FEWEST_PROMPTS
 from specdec.types import Row
-from specdec.why import why
 
 YES, NO, OPEN = "pays", "does not pay", "open"
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """On one workload. ``kind``: ``pays``, ``does not pay``, ``open``; ``why``: a sentence for each decided strategy."""
+    """On one workload, or on one arm of a card. ``kind``: ``pays``, ``does not pay``, ``open``; ``why``: a sentence for
+    each decided strategy."""
 
-    workload: str
+    where: str
     kind: str
     sentence: str
-    why: list[str]
+    why: list[str] = field(default_factory=list)
 
 
-def answers(f: Facts) -> list[Answer]:
-    """The one over all workloads first, then one for each."""
-    found = []
-    for workload in sorted(f.workloads, key=lambda w: w != ALL):
-        table = f.rows_of(workload)
-        rows = [r for r in table if r["strategy"] != BASELINE]
-        kind, sentence = _answer(rows)
-        own = [s for s in f.run.samples if s["workload"] == workload]
-        reasons = [] if workload == ALL else why(table, own)
-        where = "Over all workloads" if workload == ALL else f"On {workload}"
-        found.append(Answer(workload, kind, f"{where} {sentence}", reasons))
-    return found
-
-
-def _answer(rows: Sequence[Row]) -> tuple[str, str]:
+def answer(rows: Sequence[Row]) -> tuple[str, str]:
+    """The kind and the sentence, to stand after "Over all workloads", on rows of drafting strategies."""
     by = {v: [r for r in rows if r["verdict"] == v and r["speedup"]] for v in {r["verdict"] for r in rows}}
     faster = sorted(by.get("faster", []), key=lambda r: -r["speedup"])
     slower = sorted(by.get("slower", []), key=lambda r: r["speedup"])
@@ -103,4 +89,34 @@ def _without_speed(rows: Sequence[Row]) -> str:
     best = max(known, key=lambda r: r["mean_acceptance_length"])
     return (
         f"there are no times; {row_name(best)} emits most tokens a target pass ({best['mean_acceptance_length']:.2f})"
+    )
+
+
+def card_answers(rows: Sequence[Row]) -> list[Answer]:
+    """Of one card's rows (``specdec.groups``): at the same split, at the same VRAM; what the displaced layers cost."""
+    arms = []
+    for arm in ("same_split", "same_vram"):
+        kind, sentence = answer([{**r, **r[arm]} for r in rows])
+        arms.append((kind, sentence))
+    common = rows[0]["same_split"]
+    where = f"At the same split ({split_name(common['n_cpu_moe'], common['gpu_layers'])})"
+    costs = [line for r in rows if (line := _displaced(r))]
+    return [
+        Answer("same split", arms[0][0], f"{where} {arms[0][1]}"),
+        Answer("same VRAM", arms[1][0], f"At the same VRAM {arms[1][1]}", costs),
+    ]
+
+
+def _displaced(r: Row) -> str:
+    """What the layers cost that a strategy displaced; empty where that is not known."""
+    own, plain = r["same_vram"], r["same_vram"]["plain"]
+    if plain is None or r["displaced"] is None:
+        return ""
+    splits = [split_name(x["n_cpu_moe"], x["gpu_layers"]) for x in (own, plain)]
+    if splits[0] == splits[1]:
+        return f"{row_name(r)} displaces no layer: {splits[0]}, as plain decoding"
+    change = r["displaced"] - 1
+    return (
+        f"{row_name(r)} makes room with {splits[0]} instead of {splits[1]}: that alone makes plain decoding"
+        f" {abs(change):.1%} {'slower' if change < 0 else 'faster'}"
     )

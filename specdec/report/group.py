@@ -1,0 +1,150 @@
+"""The runs of one ``--card`` command as tables: what each strategy won at the same split and at the same VRAM, card by
+card, and what its displaced layers cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from tabulate import tabulate
+
+from specdec.groups import cards_of, group_rows
+from specdec.metrics import ENGINE
+from specdec.report.answers import card_answers
+from specdec.report.cards import CAPACITY_ONLY
+from specdec.report.formats import lines_of
+from specdec.report.names import row_name, split_name
+from specdec.spec import RunSpec
+from specdec.store import Run
+from specdec.types import Row
+
+NOTES = (
+    "same split: all strategies at the split that the most expensive needs, against `none` in the same run.",
+    "same VRAM: each at the split that its own cost leaves, against `none` at the split that `none` affords; where these"
+    " differ they lie in different runs, minutes apart.",
+)
+_NAME, _SPLIT = 15, 14
+"""Widths of columns: both tables keep within 80."""
+
+
+def run_line(spec: RunSpec) -> str:
+    """A run of a group in a line: card, arm, split, strategies."""
+    return f"{spec.card}, {spec.arm}, {split_name(spec.model.n_cpu_moe, spec.model.gpu_layers)}: {spec.strategies}"
+
+
+def as_text(runs: list[Run]) -> str:
+    """A group's tables as plain text, 80 columns wide."""
+    return _report(runs, "simple")
+
+
+def as_markdown(runs: list[Run]) -> str:
+    """A group's tables as Markdown."""
+    return _report(runs, "pipe")
+
+
+def as_json(runs: list[Run]) -> str:
+    """One object: ``group``, ``runs`` (ids) and ``rows`` (docs/cards.md)."""
+    said = {"group": runs[0].meta["group"], "runs": [run.id for run in runs], "rows": group_rows(runs)}
+    return orjson.dumps(said, option=orjson.OPT_INDENT_2).decode()
+
+
+def as_csv(runs: list[Run]) -> str:
+    """One line a row; the fields of an arm behind its name: ``same_split_tok_s``."""
+    return lines_of([{"group": runs[0].meta["group"], **_flat(row)} for row in group_rows(runs)])
+
+
+def head_lines(runs: list[Run]) -> list[str]:
+    """What a group is of; failed and interrupted runs."""
+    meta = runs[0].meta
+    label, sampling = meta["labels"]["label"], meta["labels"]["sampling"]
+    prompts, longest = len(meta["prompts"]), meta["spec"]["n_predict"]
+    lines = [
+        f"Group {meta['group']}: {len(runs)} runs, {meta['model']['file']} ({meta['model']['description']})",
+        f"{label}, {sampling}, {prompts} prompts, up to {longest} tokens, {meta['context']['threads']} threads,"
+        f" context {meta['context']['n_ctx']:,}",
+    ]
+    return lines + [
+        f"INTERRUPTED: {run.id}. Finish it: specdec resume {run.folder}" for run in runs if not run.finished
+    ]
+
+
+def same_split_table(rows: list[Row]) -> tuple[list[list[str]], list[str]]:
+    """Of one card: cells and heads."""
+    cells = []
+    for r in rows:
+        a = r["same_split"]
+        cells.append([row_name(r), _figure(a["tok_s"], ".1f"), _figure(a["plain"]["tok_s"], ".1f"), *_won(a)])
+    return cells, ["strategy", "tok/s", "none", "speedup", "95 %", "verdict"]
+
+
+def same_vram_table(rows: list[Row]) -> tuple[list[list[str]], list[str]]:
+    """Of one card: cells and heads; plain decoding at its own split first, for each engine."""
+    cells = []
+    for engine in dict.fromkeys(r["engine"] for r in rows):
+        mine = [r for r in rows if r["engine"] == engine]
+        plain = mine[0]["same_vram"]["plain"]
+        if plain is not None:
+            name = "none" if engine == ENGINE else "none @server"
+            cells.append([name, _split(plain), _figure(plain["tok_s"], ".1f"), "", "", ""])
+        cells += [
+            [row_name(r), _split(r["same_vram"]), _figure(r["same_vram"]["tok_s"], ".1f"), *_won(r["same_vram"])]
+            for r in mine
+        ]
+    return cells, ["strategy", "split", "tok/s", "speedup", "95 %", "verdict"]
+
+
+def _report(runs: list[Run], style: str) -> str:
+    parts = ["\n".join(head_lines(runs))]
+    rows = group_rows(runs)
+    for card in cards_of(runs):
+        on_card = [r for r in rows if r["card"] == card]
+        parts.append(f"## {card}" if style == "pipe" else f"{card}\n{'=' * len(card)}")
+        parts += _card(on_card, style) if on_card else ["No strategy was run beside `none`."]
+        parts.append("\n".join(_line(run) for run in runs if run.meta["labels"]["card"] == card))
+    parts.append("\n".join(NOTES))
+    return "\n\n".join([*parts, CAPACITY_ONLY])
+
+
+def _card(rows: list[Row], style: str) -> list[str]:
+    """The answers of a card and its two tables."""
+    answers = card_answers(rows)
+    lines = [f"- {line}" for a in answers for line in (a.sentence, *(f"{w}." for w in a.why))]
+    common = rows[0]["same_split"]
+    same_split = _table(same_split_table(rows), style, [_NAME])
+    same_vram = _table(same_vram_table(rows), style, [_NAME, _SPLIT])
+    return ["\n".join(lines), f"same split, {_split(common)}:\n\n{same_split}", f"same VRAM:\n\n{same_vram}"]
+
+
+def _table(of: tuple[list[list[str]], list[str]], style: str, widths: list[int]) -> str:
+    cells, heads = of
+    every = [*widths, *[None for _ in heads[len(widths) :]]] if style == "simple" else None
+    return str(tabulate(cells, heads, style, disable_numparse=True, maxcolwidths=every))
+
+
+def _won(at: Row) -> list[str]:
+    """Speedup, interval, verdict (or what went wrong)."""
+    interval = "" if at["speedup_low"] is None else f"{at['speedup_low']:.2f}-{at['speedup_high']:.2f}"
+    failed = at["status"] not in ("ok", "inactive")
+    said = f"FAIL: {at['status']}" if failed else at["verdict"] or "n/a"
+    return [_figure(at["speedup"], ".2f"), interval, f"{said}; inactive" if at["status"] == "inactive" else said]
+
+
+def _split(at: Row) -> str:
+    return split_name(at["n_cpu_moe"], at["gpu_layers"])
+
+
+def _line(run: Run) -> str:
+    """A run of the group, and how it is read."""
+    strategies = ", ".join(dict.fromkeys(a["strategy"] for a in run.meta["arms"]))
+    return f"- {run.meta['labels']['arm']} ({strategies}): specdec report {run.id}"
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "n/a" if value is None else format(value, form)
+
+
+def _flat(row: Row, prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for k, v in row.items():
+        out |= _flat(v, f"{prefix}{k}_") if isinstance(v, dict) else {f"{prefix}{k}": v}
+    return out
