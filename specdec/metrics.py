@@ -16,6 +16,7 @@ from specdec.monitor.findings import joules_per_token
 from specdec.stats import Estimate, judge, pair_generations
 from specdec.stats import estimate as estimate_ratio
 from specdec.stats.pairs import cell_of
+from specdec.stats.power import WANTED, prompts_for, rounds_for, smallest_effect
 from specdec.store import Run, Sample
 from specdec.types import PHASES, Row
 
@@ -52,16 +53,32 @@ def rows(run: Run) -> list[Row]:
     arms = arms_of(run)
     plain = {engine: arm for arm in arms for engine in (arm[0],) if arm[1] == BASELINE}
     table, ratios = [], []
+    drafting = len([arm for arm in arms if arm[1] != BASELINE])
     for workload in workloads:
         for arm in arms:
             baseline = groups.get((plain.get(arm[0], (ENGINE, BASELINE, "auto")), workload), [])
             row, ratio = _row(run, arm, workload, groups.get((arm, workload), []), baseline)
+            row["smallest_effect"] = ratio and smallest_effect(ratio, drafting)
+            row["uneven"] = ratio and ratio.uneven
+            row["needs"] = _needs(ratio, drafting, run) if workload == ALL else None
             table.append(row)
             ratios.append(ratio)
     for row, verdict in zip(table, judge(ratios), strict=True):
         row["verdict"] = verdict and verdict.text
         row["p_value"], row["p_corrected"] = (verdict.p, verdict.p_corrected) if verdict else (None, None)
     return table
+
+
+def _needs(ratio: Estimate | None, strategies: int, run: Run) -> dict[str, int] | None:
+    """The rounds, or where those will not do the prompts, that would find ``WANTED``; None where this run could."""
+    smallest = ratio and smallest_effect(ratio, strategies)
+    if ratio is None or smallest is None or smallest <= WANTED:
+        return None
+    spec = run.meta["spec"]
+    plan = rounds_for(ratio, strategies, ratio.launches * int(spec.get("repeats") or 1))
+    if plan is not None:
+        return {"launches": plan.launches, "repeats": plan.repeats}
+    return {"prompts": prompts_for(ratio, strategies) or 0}
 
 
 def engine_ratios(run: Run) -> list[Row]:

@@ -205,8 +205,8 @@ def test_prediction_is_exact_where_the_costs_are(clock: Time, recurrent: bool, n
         arm = Arm(name, "auto", snapshots, n_max)
         phases = predict_steps(g.steps.drafted, g.steps.accepted, profile, arm, g.n_prompt)
         for phase in ("propose", "verify", "roll_back"):
-            assert phases[phase].sum() == pytest.approx(g.phase_s[phase], rel=1e-9, abs=1e-9), phase
-        assert sum(v.sum() for v in phases.values()) == pytest.approx(g.generation_s, rel=1e-9)
+            assert phases[phase].sum() == pytest.approx(g.phase_s[phase], rel=5e-4, abs=1e-9), phase
+        assert sum(v.sum() for v in phases.values()) == pytest.approx(g.generation_s, rel=5e-4)
 
 
 @pytest.mark.parametrize("recurrent", [False, True])

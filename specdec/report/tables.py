@@ -11,6 +11,7 @@ from tabulate import tabulate
 from specdec.metrics import engine_ratios, rows
 from specdec.report import search
 from specdec.report.machine import machine_notes
+from specdec.report.power import could_find
 from specdec.stats.stability import unsteady
 from specdec.store import Run
 from specdec.types import PHASES, Row
@@ -202,7 +203,7 @@ def _phases(table: list[Row]) -> list[Column]:
 
 def _notes(run: Run, table: list[Row]) -> list[str]:
     total = [r for r in table if r["workload"] == "all"]
-    parts = [_why(run, table), _explained(table), _origins(total) + _failures(total), _doubts(run)]
+    parts = [_why(run, table), _explained(table), _origins(total) + _failures(total), _doubts(run), could_find(total)]
     return ["\n".join(lines) for lines in parts if lines]
 
 
