@@ -60,7 +60,7 @@ def rows(run: Run) -> list[Row]:
             row, ratio = _row(run, arm, workload, groups.get((arm, workload), []), baseline)
             row["smallest_effect"] = ratio and smallest_effect(ratio, drafting)
             row["uneven"] = ratio and ratio.uneven
-            row["needs"] = _needs(ratio, drafting, run) if workload == ALL else None
+            row["needs"] = _needs(ratio, drafting) if workload == ALL else None
             table.append(row)
             ratios.append(ratio)
     for row, verdict in zip(table, judge(ratios), strict=True):
@@ -69,13 +69,12 @@ def rows(run: Run) -> list[Row]:
     return table
 
 
-def _needs(ratio: Estimate | None, strategies: int, run: Run) -> dict[str, int] | None:
+def _needs(ratio: Estimate | None, strategies: int) -> dict[str, int] | None:
     """The rounds, or where those will not do the prompts, that would find ``WANTED``; None where this run could."""
     smallest = ratio and smallest_effect(ratio, strategies)
     if ratio is None or smallest is None or smallest <= WANTED:
         return None
-    spec = run.meta["spec"]
-    plan = rounds_for(ratio, strategies, ratio.launches * int(spec.get("repeats") or 1))
+    plan = rounds_for(ratio, strategies)
     if plan is not None:
         return {"launches": plan.launches, "repeats": plan.repeats}
     return {"prompts": prompts_for(ratio, strategies) or 0}

@@ -44,6 +44,7 @@ class Estimate:
         prompts, launches: what they rest on.
         between_launches: standard deviation of log(value) from process to process beyond what its generations explain;
             None with one launch, which cannot tell.
+        rounds: repeats in all launches together, of the prompt that has most.
         uneven: standard deviation of the prompts' log ratios beyond their noise; None with one round, which cannot tell.
     """
 
@@ -56,6 +57,7 @@ class Estimate:
     launches: int
     between_launches: float | None
     uneven: float | None = None
+    rounds: int = 1
 
     def interval(self, level: float = LEVEL) -> tuple[float, float] | None:
         """Of ``value``; None with one prompt."""
@@ -103,9 +105,9 @@ def estimate(pairs: Pairs, seed: int = 0, extra: Sequence[LaunchSpread] = ()) ->
         float(np.exp(_log_ratio(by_prompt.sum(axis=0)))),
         float(np.exp(trust @ _log_ratio(by_prompt) / len(trust))),
     )
-    n, launches = len(by_prompt), pairs.launches
+    n, launches, rounds = len(by_prompt), pairs.launches, pairs.parts.shape[1]
     if n < 2:
-        return Estimate(value, mean, None, None, 0.0, n, launches, None, uneven)
+        return Estimate(value, mean, None, None, 0.0, n, launches, None, uneven, rounds)
     groups = _groups(pairs)
     weights = _resamples(tuple(len(g) for g in groups), seed)
     order = np.concatenate(groups)
@@ -118,7 +120,7 @@ def estimate(pairs: Pairs, seed: int = 0, extra: Sequence[LaunchSpread] = ()) ->
     freedom = _satterthwaite(variance, _freedom(by_prompt, groups, trust), spreads)
     between = float(np.sqrt(sum(s.variance for s in spreads))) if spreads else None
     errors = float(np.sqrt(variance + added)), float(np.sqrt(mean_variance + added))
-    return Estimate(value, mean, *errors, freedom, n, launches, between, uneven)
+    return Estimate(value, mean, *errors, freedom, n, launches, between, uneven, rounds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,9 +41,9 @@ def smallest_effect(estimate: Estimate, strategies: int) -> float | None:
     return math.expm1(_reach(estimate.freedom, strategies) * estimate.log_error)
 
 
-def rounds_for(estimate: Estimate, strategies: int, rounds: int, effect: float = WANTED) -> Rounds | None:
-    """How many rounds would find ``effect``, where ``rounds`` a prompt gave this estimate; None where more rounds alone
-    will not (prompts differ too much) or none are needed."""
+def rounds_for(estimate: Estimate, strategies: int, effect: float = WANTED) -> Rounds | None:
+    """How many rounds would find ``effect``; None where more rounds alone will not (prompts differ too much) or none are
+    needed."""
     smallest = smallest_effect(estimate, strategies)
     if smallest is None or smallest <= effect or estimate.log_error is None:
         return None
@@ -51,7 +51,7 @@ def rounds_for(estimate: Estimate, strategies: int, rounds: int, effect: float =
     stays = min((estimate.uneven or 0.0) ** 2 / estimate.prompts, estimate.log_error**2)
     if stays >= allowed:
         return None
-    wanted = math.ceil(rounds * (estimate.log_error**2 - stays) / (allowed - stays))
+    wanted = math.ceil(estimate.rounds * (estimate.log_error**2 - stays) / (allowed - stays))
     if wanted > _MOST_ROUNDS:
         return None
     launches = max(_LAUNCHES, estimate.launches)
