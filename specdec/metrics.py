@@ -71,7 +71,7 @@ def rows(run: Run) -> list[Row]:
 
 def _needs(ratio: Estimate | None, strategies: int) -> dict[str, int] | None:
     """The rounds, or where those will not do the prompts, that would find ``WANTED``; None where this run could."""
-    smallest = ratio and smallest_effect(ratio, strategies)
+    smallest = smallest_effect(ratio, strategies) if ratio else None
     if ratio is None or smallest is None or smallest <= WANTED:
         return None
     plan = rounds_for(ratio, strategies)

@@ -22,7 +22,7 @@ from specdec.stats.pairs import Floats, Pairs
 
 RESAMPLES = 2000
 LEVEL = 0.95
-LAUNCHES_DIFFER = 0.10
+LAUNCHES_DIFFER = 0.05
 """Below this p-value launches are taken to differ, and their variance enters the error. Adding it always, however small,
 would leave 3 launches with 2 degrees of freedom; never adding it would hide what a process does to a strategy."""
 

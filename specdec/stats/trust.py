@@ -28,7 +28,7 @@ def trust(parts: Floats) -> tuple[Floats, float | None]:
     round.
 
     Args:
-        parts: [prompts, rounds, 4] as ``Pairs`` has them; all 0 where a prompt has no such round.
+        parts: [prompts, rounds, 4] as ``Pairs`` has them; all 0 where a prompt has no such round (each has one at least).
     """
     there = parts[..., 1] > 0
     rounds = there.sum(axis=1)
@@ -37,8 +37,8 @@ def trust(parts: Floats) -> tuple[Floats, float | None]:
         return np.ones(len(parts)), None
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = np.where(there, np.log(parts) @ [1.0, -1.0, -1.0, 1.0], np.nan)
-    effects = np.array([np.nanmedian(r) if n else 0.0 for r, n in zip(ratios, rounds, strict=True)])
-    squares = np.array([np.nanvar(r) * n if n else 0.0 for r, n in zip(ratios, rounds, strict=True)])
+    effects = np.nanmedian(ratios, axis=1)
+    squares = np.nansum((ratios - np.nanmean(ratios, axis=1, keepdims=True)) ** 2, axis=1)
     freedom = np.maximum(rounds - 1, 0)
     usual = float(np.median(squares[repeated] / freedom[repeated]))
     variance = np.maximum((squares + _PRIOR * usual) / (freedom + _PRIOR), _FLOOR)
