@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from specdec.profile import bench as bench_module
 from specdec.profile import plan
 from specdec.profile.bench import Bench, Want
 from specdec.profile.compare import PredictionRow, drift, mismatches, prediction_rows
+from specdec.profile.costs import Costs
 from specdec.profile.plan import Setting
 from specdec.profile.predict import Arm, expect, plain_step, predict_steps
 from specdec.profile.spec import ProfileSpec
@@ -357,9 +359,17 @@ def test_the_side_of_one_counts_where_the_effect_is_clear(
     assert row.right_side is right
 
 
-def test_costs_are_means_without_stalls() -> None:
+def test_costs_are_means_and_stalls_are_spread(clock: Time) -> None:
     point = spread([1.0, 1.0, 1.0, 2.0, 90.0])
     assert (point.median, point.mean, point.n) == (1.0, 1.25, 5)
+    costs = measured(clock, False).plain()[32]
+    passes, yes = np.array([1, 4]), np.ones(2, bool)
+    before = costs.verify(passes, yes)
+    stalled = dict(costs.steps.phase)
+    stalled["verify"] = stalled["verify"].copy()
+    stalled["verify"][np.flatnonzero(costs.steps.drafted == 3)[0]] += 1.0
+    after = Costs(replace(costs.steps, phase=stalled), False).verify(passes, yes)
+    assert after == pytest.approx(before * (1 + 1 / costs.steps.phase["verify"].sum()), rel=0.02)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-"""From the stored steps of a profile to costs that can be looked up: means at measured points (without stalls), straight
-lines between measured neighbours, nothing beyond them.
+"""From the stored steps of a profile to costs that can be looked up: means at measured points (stalls spread over all),
+straight lines between measured neighbours, nothing beyond them.
 
 A cost that was not measured is NaN, so that a prediction made with it is undefined and not wrong. Only the depth is
 held at the first or last measured one beyond their range; a prediction says how many of its steps that concerned.
@@ -55,7 +55,7 @@ class Costs:
 
     def verify(self, tokens: Ints, same: npt.NDArray[np.bool_]) -> Array:
         """Seconds of target passes over ``tokens`` tokens, after passes of the same length or not."""
-        at_same, at_other = (self._curve(self.verify_points[s])(tokens) for s in (True, False))
+        at_same, at_other = (self._curve(self.verify_points[s])(tokens) * self._held_up for s in (True, False))
         chosen, rest = np.where(same, at_same, at_other), np.where(same, at_other, at_same)
         return np.where(np.isnan(chosen), rest, chosen)
 
@@ -136,6 +136,13 @@ class Costs:
         """Seconds of changing between vocabularies."""
         points = self._means["translate"]
         return self._curve({n: v for (n,), v in points.items()}, beyond=True)(drafted)
+
+    @cached_property
+    def _held_up(self) -> float:
+        """How much longer all target passes took together than without stalls. Stalls are too rare to be seen at each
+        point and too long to be left out, so what they took is spread over all passes."""
+        points = [v for by_tokens in self.verify_points.values() for v in by_tokens.values()]
+        return float(self.steps.phase["verify"].sum()) / sum(v.mean * v.n for v in points)
 
     @cached_property
     def _means(self) -> dict[str, dict[Point, float]]:
