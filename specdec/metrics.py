@@ -53,31 +53,32 @@ def rows(run: Run) -> list[Row]:
     arms = arms_of(run)
     plain = {engine: arm for arm in arms for engine in (arm[0],) if arm[1] == BASELINE}
     table, ratios = [], []
-    drafting = len([arm for arm in arms if arm[1] != BASELINE])
     for workload in workloads:
         for arm in arms:
             baseline = groups.get((plain.get(arm[0], (ENGINE, BASELINE, "auto")), workload), [])
             row, ratio = _row(run, arm, workload, groups.get((arm, workload), []), baseline)
-            row["smallest_effect"] = ratio and smallest_effect(ratio, drafting)
-            row["uneven"] = ratio and ratio.uneven
-            row["needs"] = _needs(ratio, drafting) if workload == ALL else None
             table.append(row)
             ratios.append(ratio)
-    for row, verdict in zip(table, judge(ratios), strict=True):
+    verdicts = judge(ratios)
+    comparisons = sum(v is not None and v.p is not None for v in verdicts)
+    for row, ratio, verdict in zip(table, ratios, verdicts, strict=True):
         row["verdict"] = verdict and verdict.text
         row["p_value"], row["p_corrected"] = (verdict.p, verdict.p_corrected) if verdict else (None, None)
+        row["smallest_effect"] = ratio and smallest_effect(ratio, comparisons)
+        row["uneven"] = ratio and ratio.uneven
+        row["needs"] = _needs(ratio, comparisons) if row["workload"] == ALL else None
     return table
 
 
-def _needs(ratio: Estimate | None, strategies: int) -> dict[str, int] | None:
+def _needs(ratio: Estimate | None, comparisons: int) -> dict[str, int] | None:
     """The rounds, or where those will not do the prompts, that would find ``WANTED``; None where this run could."""
-    smallest = smallest_effect(ratio, strategies) if ratio else None
+    smallest = smallest_effect(ratio, comparisons) if ratio else None
     if ratio is None or smallest is None or smallest <= WANTED:
         return None
-    plan = rounds_for(ratio, strategies)
+    plan = rounds_for(ratio, comparisons)
     if plan is not None:
         return {"launches": plan.launches, "repeats": plan.repeats}
-    return {"prompts": prompts_for(ratio, strategies) or 0}
+    return {"prompts": prompts_for(ratio, comparisons) or 0}
 
 
 def engine_ratios(run: Run) -> list[Row]:

@@ -90,8 +90,8 @@ def test_the_note_says_it_in_two_lines() -> None:
         {"strategy": "none", "smallest_effect": None, "needs": None},
     ]
     assert could_find(rows) == [
-        "This table would have shown, 80 times of 100, a difference over all of: mtp 4.1%, draft 12%.",
-        "To find 3%: --launches 3 --repeats 2 (for 1 of 2 strategies; the others differ too much by prompt).",
+        "This table would have shown, about 80 times of 100, a difference over all of: mtp 4.1%, draft 12%.",
+        "To find 3%: --launches 3 --repeats 2 (for 1 of 2 strategies; the others need more prompts).",
     ]
     assert could_find(rows[1:2])[1] == "To find 3%, about 200 prompts: more rounds of these will not do."
     assert could_find(rows[2:]) == []

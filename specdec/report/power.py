@@ -12,7 +12,7 @@ def could_find(total: list[Row]) -> list[str]:
     if not known:
         return []
     found = ", ".join(f"{r['strategy']} {_percent(r['smallest_effect'])}" for r in known)
-    lines = [f"This table would have shown, {POWER * 100:.0f} times of 100, a difference over all of: {found}."]
+    lines = [f"This table would have shown, about {POWER * 100:.0f} times of 100, a difference over all of: {found}."]
     plans = [r["needs"] for r in known if r["needs"]]
     rounds = [p for p in plans if "launches" in p]
     if rounds:
@@ -27,7 +27,7 @@ def could_find(total: list[Row]) -> list[str]:
 
 def _but(rounds: int, plans: int) -> str:
     """Where rounds serve some of the strategies only."""
-    return "" if rounds == plans else f" (for {rounds} of {plans} strategies; the others differ too much by prompt)"
+    return "" if rounds == plans else f" (for {rounds} of {plans} strategies; the others need more prompts)"
 
 
 def _percent(effect: float) -> str:
