@@ -16,6 +16,7 @@ from specdec.monitor.findings import joules_per_token
 from specdec.stats import Estimate, judge, pair_generations
 from specdec.stats import estimate as estimate_ratio
 from specdec.stats.pairs import cell_of
+from specdec.stats.power import WANTED, prompts_for, rounds_for, smallest_effect
 from specdec.store import Run, Sample
 from specdec.types import PHASES, Row
 
@@ -58,9 +59,14 @@ def rows(run: Run) -> list[Row]:
             row, ratio = _row(run, arm, workload, groups.get((arm, workload), []), baseline)
             table.append(row)
             ratios.append(ratio)
-    for row, verdict in zip(table, judge(ratios), strict=True):
+    verdicts = judge(ratios)
+    comparisons = sum(v is not None and v.p is not None for v in verdicts)
+    for row, ratio, verdict in zip(table, ratios, verdicts, strict=True):
         row["verdict"] = verdict and verdict.text
         row["p_value"], row["p_corrected"] = (verdict.p, verdict.p_corrected) if verdict else (None, None)
+        row["smallest_effect"] = ratio and smallest_effect(ratio, comparisons)
+        row["uneven"] = ratio and ratio.uneven
+        row["needs"] = _needs(ratio, comparisons) if row["workload"] == ALL else None
     return table
 
 
@@ -68,6 +74,17 @@ def strategy_name(row: Row) -> str:
     """What people read: the strategy, its way of rolling back unless automatic, its label where it is not the run's."""
     name = str(row["strategy"]) if row["rollback"] == "auto" else f"{row['strategy']} [{row['rollback']}]"
     return f"{name} [{row['own_label']}]" if row.get("own_label") else name
+
+
+def _needs(ratio: Estimate | None, comparisons: int) -> dict[str, int] | None:
+    """The rounds, or where those will not do the prompts, that would find ``WANTED``; None where this run could."""
+    smallest = smallest_effect(ratio, comparisons) if ratio else None
+    if ratio is None or smallest is None or smallest <= WANTED:
+        return None
+    plan = rounds_for(ratio, comparisons)
+    if plan is not None:
+        return {"launches": plan.launches, "repeats": plan.repeats}
+    return {"prompts": prompts_for(ratio, comparisons) or 0}
 
 
 def engine_ratios(run: Run) -> list[Row]:

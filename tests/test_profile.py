@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,18 @@ from specdec.forced.target import ForcedTarget
 from specdec.profile import bench as bench_module
 from specdec.profile import plan
 from specdec.profile.bench import Bench, Want
-from specdec.profile.compare import mismatches, prediction_rows
+from specdec.profile.compare import PredictionRow, drift, mismatches, prediction_rows
+from specdec.profile.costs import Costs
 from specdec.profile.plan import Setting
 from specdec.profile.predict import Arm, expect, plain_step, predict_steps
 from specdec.profile.spec import ProfileSpec
 from specdec.profile.stage import Outcome, Script, Scripted
-from specdec.profile.steps import redecoded, same_shape
+from specdec.profile.steps import redecoded, same_shape, spread
 from specdec.profile.stored import Profile
 from specdec.report import profile as tables
 from specdec.report.experts import uniform_law
 from specdec.report.html import write
-from specdec.report.prediction import expectations
+from specdec.report.prediction import beside_table, expectations
 from specdec.rollback import snapshots_for
 from specdec.spec import check
 from specdec.store import Run
@@ -208,9 +210,10 @@ def test_prediction_is_exact_where_the_costs_are(clock: Time, recurrent: bool, n
         name = "drafter" if any(g.steps.drafted) else "none"
         arm = Arm(name, "auto", snapshots, n_max)
         phases = predict_steps(g.steps.drafted, g.steps.accepted, profile, arm, g.n_prompt)
+        # One pass in fifty of a point is the first after the memory was put back: it shows in the mean.
         for phase in ("propose", "verify", "roll_back"):
-            assert phases[phase].sum() == pytest.approx(g.phase_s[phase], rel=1e-9, abs=1e-9), phase
-        assert sum(v.sum() for v in phases.values()) == pytest.approx(g.generation_s, rel=1e-9)
+            assert phases[phase].sum() == pytest.approx(g.phase_s[phase], rel=5e-4, abs=1e-9), phase
+        assert sum(v.sum() for v in phases.values()) == pytest.approx(g.generation_s, rel=5e-4)
 
 
 @pytest.mark.parametrize("recurrent", [False, True])
@@ -333,16 +336,44 @@ def test_run_and_profile_side_by_side(clock: Time) -> None:
     rows = prediction_rows(run, profile)
     assert [r.strategy for r in rows] == ["none", "drafter", "other"]
     for r in rows[:2]:
-        assert r.difference == pytest.approx(0.0, abs=1e-9)
+        assert r.difference == pytest.approx(0.0, abs=5e-4)
         assert not r.flagged
-        assert sum(p for p, _ in r.phases.values()) == pytest.approx(
-            sum(o for _, o in r.phases.values()), rel=1e-9, abs=1e-9
-        )
+        assert sum(p for p, _ in r.phases.values()) == pytest.approx(sum(o for _, o in r.phases.values()), rel=5e-4)
     assert rows[2].predicted is None
     assert rows[2].why == "not measured"
+    assert drift(rows) == pytest.approx(0.0, abs=5e-4)
+    assert "The machine was" not in beside_table(rows, profile)
     slower = prediction_rows(_run(clock, profile, True, stretch=1.2), profile)
     assert all(r.flagged for r in slower[:2])
     assert slower[0].difference == pytest.approx(0.2, abs=0.01)
+    assert slower[1].speedup_difference == pytest.approx(0.0, abs=1e-3)
+    assert drift(slower) == pytest.approx(0.2, abs=0.01)
+    text = beside_table(slower, profile)
+    assert "Within 10%: 0 of 2 in tok/s, 1 of 1 in speedup" in text
+    assert "The machine was 17% slower in the run" in text
+
+
+@pytest.mark.parametrize(
+    ("observed", "predicted", "right"), [(1.2, 1.1, True), (1.2, 0.9, False), (0.8, 0.9, True), (1.04, 0.9, None)]
+)
+def test_the_side_of_one_counts_where_the_effect_is_clear(
+    observed: float, predicted: float, right: bool | None
+) -> None:
+    row = PredictionRow("w", "s", "auto", 1.0, 1.0, "", {}, 0.0, (observed, predicted))
+    assert row.right_side is right
+
+
+def test_costs_are_means_and_stalls_are_spread(clock: Time) -> None:
+    point = spread([1.0, 1.0, 1.0, 2.0, 90.0])
+    assert (point.median, point.mean, point.n) == (1.0, 1.25, 5)
+    costs = measured(clock, False).plain()[32]
+    passes, yes = np.array([1, 4]), np.ones(2, bool)
+    before = costs.verify(passes, yes)
+    stalled = dict(costs.steps.phase)
+    stalled["verify"] = stalled["verify"].copy()
+    stalled["verify"][np.flatnonzero(costs.steps.drafted == 3)[0]] += 1.0
+    after = Costs(replace(costs.steps, phase=stalled), False).verify(passes, yes)
+    assert after == pytest.approx(before * (1 + 1 / costs.steps.phase["verify"].sum()), rel=0.02)
 
 
 @pytest.mark.parametrize(

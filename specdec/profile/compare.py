@@ -18,6 +18,10 @@ from specdec.types import PHASES
 
 FLAG = 0.10
 """Differences above this share are flagged."""
+CLEAR = 0.05
+"""Speedups further than this from 1 are expected to be predicted on the right side of 1."""
+DRIFT = 0.03
+"""Differences of plain decoding between run and profile above this share are told."""
 _OF_A_DRAFT = frozenset({"n_max", "n_min", "p_min", "model"})
 """Options that change how much is drafted, not what a draft token costs; the model is compared by its header."""
 _NOT_COSTS = frozenset({"ctx_size", "threads", "load_mode"})
@@ -54,6 +58,20 @@ class PredictionRow:
     def flagged(self) -> bool:
         """Whether prediction and observation are further apart than they should be."""
         return self.difference is not None and abs(self.difference) > FLAG
+
+    @property
+    def speedup_difference(self) -> float | None:
+        """Predicted over observed speedup, less 1."""
+        observed, predicted = self.speedups
+        return predicted / observed - 1 if predicted and observed else None
+
+    @property
+    def right_side(self) -> bool | None:
+        """Whether gain or loss was predicted rightly; None where the observed effect is below ``CLEAR``."""
+        observed, predicted = self.speedups
+        if not observed or not predicted or abs(observed - 1) <= CLEAR:
+            return None
+        return (observed > 1) == (predicted > 1)
 
 
 def prediction_rows(run: Run, profile: Profile, elsewhere: bool = False) -> list[PredictionRow]:
@@ -99,6 +117,13 @@ def _with_speedups(row: PredictionRow, rows: list[PredictionRow]) -> PredictionR
     pairs = ((row.observed, plain.observed), (row.predicted, plain.predicted))
     observed, predicted = (a / b if a and b else None for a, b in pairs)
     return replace(row, speedups=(observed, predicted))
+
+
+def drift(rows: list[PredictionRow]) -> float | None:
+    """Predicted over observed speed of plain decoding, less 1 (geometric mean of the workloads): nothing but the machine
+    can make that differ. None without plain decoding."""
+    plain = [np.log1p(r.difference) for r in rows if r.strategy == BASELINE and r.difference is not None]
+    return float(np.expm1(np.mean(plain))) if plain else None
 
 
 def mismatches(run: Run, profile: Profile) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from tabulate import tabulate
 
-from specdec.profile.compare import FLAG, PredictionRow, own_samples
+from specdec.profile.compare import CLEAR, DRIFT, FLAG, PredictionRow, drift, own_samples
 from specdec.profile.predict import Expected, expect, lengths_of
 from specdec.profile.steps import Ints
 from specdec.profile.stored import Profile
@@ -24,14 +24,14 @@ def beside_table(rows: list[PredictionRow], profile: Profile, style: str = "simp
     body = []
     for r in rows:
         differences = [f"{r.phases[p][0] - r.phases[p][1]:+.2f}" if r.phases else "" for p in phases]
-        speedup = " / ".join(f"{v:.2f}" for v in r.speedups if v is not None)
-        body.append([r.workload, _name(r), *_speeds(r), speedup, *(differences if r.observed else [""] * len(phases))])
+        body.append(
+            [r.workload, _name(r), *_speeds(r), _speedup(r), *(differences if r.observed else [""] * len(phases))]
+        )
     heads = ["workload", "strategy", "observed", "predicted", "diff", "speedup", *(p.replace("_", " ") for p in phases)]
-    observed = [r for r in rows if r.difference is not None]
-    near = sum(not r.flagged for r in observed)
     notes = [
-        f"Profile {profile.id}. diff: predicted over observed tok/s, ! where above {FLAG:.0%} ({near} of {len(observed)}"
-        " within). speedup: observed / predicted against `none`. Then predicted less observed by phase, ms a step.",
+        f"Profile {profile.id}. diff: predicted over observed tok/s; speedup: observed / predicted against `none`; ! where"
+        f" above {FLAG:.0%} apart. Then predicted less observed by phase, ms a step.",
+        *_score(rows),
     ]
     if any(r.held > 0 for r in rows):
         most = max(rows, key=lambda r: r.held)
@@ -41,6 +41,29 @@ def beside_table(rows: list[PredictionRow], profile: Profile, style: str = "simp
         )
     notes += [f"{r.strategy} on {r.workload}: no prediction: {r.why}." for r in rows if r.why]
     return f"{_titled('Prediction', style)}\n\n{_tabulate(body, heads, style)}\n\n" + "\n".join(dict.fromkeys(notes))
+
+
+def _score(rows: list[PredictionRow]) -> list[str]:
+    """How near the predictions came, and whether the machine had changed."""
+    lines, speeds = [], [r for r in rows if r.difference is not None]
+    ratios = [r.speedup_difference for r in rows if r.speedup_difference is not None]
+    sides = [r.right_side for r in rows if r.right_side is not None]
+    if speeds:
+        near = sum(not r.flagged for r in speeds)
+        lines.append(f"Within {FLAG:.0%}: {near} of {len(speeds)} in tok/s")
+        if ratios:
+            lines[0] += f", {sum(abs(d) <= FLAG for d in ratios)} of {len(ratios)} in speedup"
+        if sides:
+            lines[0] += f"; gain or loss predicted rightly in {sum(sides)} of {len(sides)} beyond {CLEAR:.0%}"
+        lines[0] += "."
+    moved = drift(rows)
+    if moved is not None and abs(moved) > DRIFT:
+        word = "slower" if moved > 0 else "faster"
+        lines.append(
+            f"The machine was {abs(1 / (1 + moved) - 1):.0%} {word} in the run than in the profile: `none`, which drafts"
+            " nothing, differs by so much. Trust the speedups; for tok/s take a profile beside the run."
+        )
+    return lines
 
 
 def best_table(found: list[Expected], depth: int | None, style: str = "simple") -> str:
@@ -133,6 +156,7 @@ def as_rows(rows: list[PredictionRow]) -> list[Row]:
             "difference": r.difference,
             "observed_speedup": r.speedups[0],
             "predicted_speedup": r.speedups[1],
+            "speedup_difference": r.speedup_difference,
             "flagged": r.flagged,
             "why": r.why or None,
             "phase_ms": {p: {"predicted": a, "observed": b} for p, (a, b) in r.phases.items()},
@@ -159,6 +183,12 @@ def _speeds(r: PredictionRow) -> list[str]:
     shown = [_NA if v is None else f"{v:.2f}" for v in (r.observed, r.predicted)]
     difference = "" if r.difference is None else f"{r.difference:+.1%}{' !' if r.flagged else ''}"
     return [*shown, difference]
+
+
+def _speedup(r: PredictionRow) -> str:
+    """Observed / predicted, or the one that there is."""
+    shown = " / ".join(f"{v:.2f}" for v in r.speedups if v is not None)
+    return f"{shown} !" if r.speedup_difference is not None and abs(r.speedup_difference) > FLAG else shown
 
 
 def _name(r: PredictionRow) -> str:

@@ -13,6 +13,7 @@ from specdec.metrics import engine_ratios, rows
 from specdec.report import search
 from specdec.report.machine import machine_notes
 from specdec.report.names import row_name
+from specdec.report.power import could_find
 from specdec.stats.stability import unsteady
 from specdec.store import Run
 from specdec.types import PHASES, Row
@@ -271,7 +272,8 @@ def _phases(table: list[Row]) -> list[Column]:
 
 def _notes(run: Run, table: list[Row], costs: Costs | None) -> list[str]:
     total = [r for r in table if r["workload"] == "all"]
-    parts = [_why(run, table, costs), _explained(table), _origins(total) + _failures(total), _doubts(run)]
+    reasons, faults = _why(run, table, costs), _origins(total) + _failures(total)
+    parts = [reasons, _explained(table), faults, _doubts(run), could_find(total)]
     return ["\n".join(lines) for lines in parts if lines]
 
 

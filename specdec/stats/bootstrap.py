@@ -22,10 +22,12 @@ from specdec.stats.pairs import Floats, Pairs
 
 RESAMPLES = 2000
 LEVEL = 0.95
-LAUNCHES_DIFFER = 0.10
+LAUNCHES_DIFFER = 0.05
 """Below this p-value launches are taken to differ, and their variance enters the error. Adding it always, however small,
 would leave 3 launches with 2 degrees of freedom; never adding it would hide what a process does to a strategy."""
 
+_FAR = 3.0
+"""In median distances; where launches differ the median distance has that in it."""
 _ROUNDING = 1e-20
 """Variance of logarithms below which launches differ by rounding only."""
 
@@ -42,6 +44,8 @@ class Estimate:
         prompts, launches: what they rest on.
         between_launches: standard deviation of log(value) from process to process beyond what its generations explain;
             None with one launch, which cannot tell.
+        rounds: repeats in all launches together, of the prompt that has most.
+        uneven: standard deviation of the prompts' log ratios beyond their noise; None with one round, which cannot tell.
     """
 
     value: float
@@ -52,6 +56,8 @@ class Estimate:
     prompts: int
     launches: int
     between_launches: float | None
+    uneven: float | None = None
+    rounds: int = 1
 
     def interval(self, level: float = LEVEL) -> tuple[float, float] | None:
         """Of ``value``; None with one prompt."""
@@ -92,23 +98,29 @@ def estimate(pairs: Pairs, seed: int = 0, extra: Sequence[LaunchSpread] = ()) ->
         seed: of the resampling.
         extra: variance from launch to launch that the pairs do not hold themselves (two runs: each has its own).
     """
-    by_prompt = pairs.by_prompt() if pairs.parts.shape[-1] == 4 else pairs.parts[:, 0]
-    value, mean = float(np.exp(_log_ratio(by_prompt.sum(axis=0)))), float(np.exp(_log_ratio(by_prompt).mean()))
-    n, launches = len(by_prompt), pairs.launches
+    plain = pairs.parts.shape[-1] == 4
+    trust, uneven = pairs.trust() if plain else (np.ones(len(pairs.parts)), None)
+    by_prompt = (pairs.by_prompt() if plain else pairs.parts[:, 0]) * trust[:, None]
+    value, mean = (
+        float(np.exp(_log_ratio(by_prompt.sum(axis=0)))),
+        float(np.exp(trust @ _log_ratio(by_prompt) / len(trust))),
+    )
+    n, launches, rounds = len(by_prompt), pairs.launches, pairs.parts.shape[1]
     if n < 2:
-        return Estimate(value, mean, None, None, 0.0, n, launches, None)
+        return Estimate(value, mean, None, None, 0.0, n, launches, None, uneven, rounds)
     groups = _groups(pairs)
     weights = _resamples(tuple(len(g) for g in groups), seed)
     order = np.concatenate(groups)
     variance = float(_log_ratio(weights @ by_prompt[order]).var(ddof=1))
-    mean_variance = float((weights @ _log_ratio(by_prompt)[order] / n).var(ddof=1))
-    own = launch_spread(pairs.by_launch()) if launches > 1 else None
+    logs = _log_ratio(by_prompt)[order]
+    mean_variance = float(((weights @ (trust[order] * logs)) / (weights @ trust[order])).var(ddof=1))
+    own = launch_spread(pairs.by_launch() * trust[:, None, None]) if launches > 1 else None
     spreads = [*([own] if own else []), *extra]
     added = sum(s.variance / s.launches for s in spreads)
-    freedom = _satterthwaite(variance, _freedom(by_prompt, groups), spreads)
+    freedom = _satterthwaite(variance, _freedom(by_prompt, groups, trust), spreads)
     between = float(np.sqrt(sum(s.variance for s in spreads))) if spreads else None
     errors = float(np.sqrt(variance + added)), float(np.sqrt(mean_variance + added))
-    return Estimate(value, mean, *errors, freedom, n, launches, between)
+    return Estimate(value, mean, *errors, freedom, n, launches, between, uneven, rounds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +150,7 @@ def launch_spread(parts: Floats, level: float = LAUNCHES_DIFFER) -> LaunchSpread
     prompts, launches = whole.shape[:2]
     if launches < 2 or prompts < 2:
         return None
-    influence = _influence(whole) * launches
+    influence = _without_bursts(_influence(whole) * launches)
     raw = float(influence.sum(axis=0).var(ddof=1))
     rest = influence - influence.mean(axis=1, keepdims=True) - influence.mean(axis=0) + influence.mean()
     noise = prompts * float((rest**2).sum()) / ((prompts - 1) * (launches - 1))
@@ -147,6 +159,15 @@ def launch_spread(parts: Floats, level: float = LAUNCHES_DIFFER) -> LaunchSpread
         return LaunchSpread(0.0, raw, launches)
     beyond = raw > noise and fdtrc(freedom, freedom * (prompts - 1), raw / noise) < level if noise else raw > 0
     return LaunchSpread(raw - noise if beyond else 0.0, raw, launches)
+
+
+def _without_bursts(influence: Floats) -> Floats:
+    """[prompts, launches], what stands far from its prompt's median cut to ``_FAR`` (Huber's psi): a burst in one
+    generation is no property of its launch, and would both hide and feign one."""
+    middle = np.median(influence, axis=1, keepdims=True)
+    away = influence - middle
+    reach = _FAR * float(np.median(np.abs(away[away != 0]))) if away.any() else 0.0
+    return np.asarray(middle + np.clip(away, -reach, reach))
 
 
 def _satterthwaite(variance: float, freedom: float, spreads: Sequence[LaunchSpread]) -> float:
@@ -199,11 +220,12 @@ def _influence(parts: Floats) -> Floats:
     return np.asarray((parts / sums) @ _SIGNS[:columns])
 
 
-def _freedom(by_prompt: Floats, groups: list[Any]) -> float:
-    """Satterthwaite's degrees of freedom of the variance added up over the groups."""
+def _freedom(by_prompt: Floats, groups: list[Any], trust: Floats) -> float:
+    """Satterthwaite's degrees of freedom of the variance added up over the groups; prompts of uneven weight count as
+    fewer (Kish 1965)."""
     influence = _influence(by_prompt)
     variances = np.array([len(g) * float(influence[g].var(ddof=1)) for g in groups])
-    each = np.array([len(g) - 1 for g in groups])
+    each = np.array([max(1.0, trust[g].sum() ** 2 / float(trust[g] @ trust[g]) - 1) for g in groups])
     total = float(variances.sum())
     return total**2 / float((variances**2 / each).sum()) if total > 0 else float(each.sum())
 

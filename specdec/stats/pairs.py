@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from specdec.stats.trust import trust
 from specdec.store import Sample
 
 Floats = npt.NDArray[np.float64]
@@ -46,6 +47,10 @@ class Pairs:
         """One typical round of each prompt in each launch, [prompts, launches, 4]; 0 where there is none."""
         rounds = np.asarray(self.launch or [0] * self.parts.shape[1])
         return np.stack([typical(self.parts[:, rounds == x]) for x in dict.fromkeys(self.launch or [0])], axis=1)
+
+    def trust(self) -> tuple[Floats, float | None]:
+        """How much each prompt counts, [prompts], and how uneven they are: see ``specdec.stats.trust``."""
+        return trust(self.parts)
 
 
 def typical(parts: Floats) -> Floats:

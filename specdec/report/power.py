@@ -1,0 +1,34 @@
+"""One note under a table: how small a difference it could have shown, and what it takes to show less."""
+
+from __future__ import annotations
+
+from specdec.stats.power import POWER, WANTED
+from specdec.types import Row
+
+
+def could_find(total: list[Row]) -> list[str]:
+    """Two lines of the rows ``all``: the differences that would have been found, and the run that finds ``WANTED``."""
+    known = [r for r in total if r["smallest_effect"] is not None]
+    if not known:
+        return []
+    found = ", ".join(f"{r['strategy']} {_percent(r['smallest_effect'])}" for r in known)
+    lines = [f"This table would have shown, about {POWER * 100:.0f} times of 100, a difference over all of: {found}."]
+    plans = [r["needs"] for r in known if r["needs"]]
+    rounds = [p for p in plans if "launches" in p]
+    if rounds:
+        launches, repeats = max(p["launches"] for p in rounds), max(p["repeats"] for p in rounds)
+        more = f" --repeats {repeats}" if repeats > 1 else ""
+        lines.append(f"To find {WANTED:.0%}: --launches {launches}{more}{_but(len(rounds), len(plans))}.")
+    elif plans:
+        prompts = max(p["prompts"] for p in plans)
+        lines.append(f"To find {WANTED:.0%}, about {prompts:,} prompts: more rounds of these will not do.")
+    return lines
+
+
+def _but(rounds: int, plans: int) -> str:
+    """Where rounds serve some of the strategies only."""
+    return "" if rounds == plans else f" (for {rounds} of {plans} strategies; the others need more prompts)"
+
+
+def _percent(effect: float) -> str:
+    return f"{effect:.1%}" if effect < 0.1 else f"{effect:.0%}"

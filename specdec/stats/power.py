@@ -1,0 +1,72 @@
+"""What a table could have found, and what it takes to find less: planned from the spread that it shows itself.
+
+An effect is found in 80 of 100 tables where it is as large as the interval's half width plus the room that luck needs:
+(t at 1 - alpha/2 + t at 0.8) x error of the logarithm. More rounds shrink the part of the error that is noise of the
+machine; what a strategy gains more on one prompt than on another shrinks with the number of prompts alone. A rule of
+thumb: where errors differ from table to table (heavy tails) it says a little less than simulation does.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from specdec.stats.bootstrap import Estimate
+from specdec.stats.verdicts import FALSE_DISCOVERIES, FEWEST_PROMPTS
+
+POWER = 0.8
+WANTED = 0.03
+"""The effect that more rounds are planned for."""
+_LAUNCHES = 3
+"""Launches that are advised before repeats: they show what a process does, and three rounds leave a burst out."""
+_MOST_ROUNDS = 30
+"""More rounds than this are no advice: more prompts are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """A plan of rounds: ``launches`` processes, ``repeats`` in each."""
+
+    launches: int
+    repeats: int
+
+
+def smallest_effect(estimate: Estimate, comparisons: int) -> float | None:
+    """The speedup, less 1, that would be found 80 times of 100 with this error; None where no verdict is given.
+
+    Args:
+        comparisons: how many the table makes; one alone has to stand out of so many.
+    """
+    if estimate.log_error is None or estimate.prompts < FEWEST_PROMPTS:
+        return None
+    return math.expm1(_reach(estimate.freedom, comparisons) * estimate.log_error)
+
+
+def rounds_for(estimate: Estimate, comparisons: int, effect: float = WANTED) -> Rounds | None:
+    """How many rounds would find ``effect``; None where more rounds alone will not (prompts differ too much) or none are
+    needed."""
+    smallest = smallest_effect(estimate, comparisons)
+    if smallest is None or smallest <= effect or estimate.log_error is None:
+        return None
+    allowed = (math.log1p(effect) / _reach(estimate.freedom, comparisons)) ** 2
+    stays = min((estimate.uneven or 0.0) ** 2 / estimate.prompts, estimate.log_error**2)
+    if stays >= allowed:
+        return None
+    wanted = math.ceil(estimate.rounds * (estimate.log_error**2 - stays) / (allowed - stays))
+    if wanted > _MOST_ROUNDS:
+        return None
+    launches = max(_LAUNCHES, estimate.launches)
+    return Rounds(launches, math.ceil(wanted / launches))
+
+
+def prompts_for(estimate: Estimate, comparisons: int, effect: float = WANTED) -> int | None:
+    """How many prompts would find ``effect`` with as many rounds as there were; None where no verdict is given."""
+    smallest = smallest_effect(estimate, comparisons)
+    return None if smallest is None else math.ceil(estimate.prompts * (math.log1p(smallest) / math.log1p(effect)) ** 2)
+
+
+def _reach(freedom: float, comparisons: int) -> float:
+    from scipy.special import stdtrit
+
+    alpha = FALSE_DISCOVERIES / max(1, comparisons)
+    return float(stdtrit(freedom, 1 - alpha / 2) + stdtrit(freedom, POWER))
