@@ -8,21 +8,23 @@ from typing import Any
 
 import orjson
 
-from specdec.metrics import engine_ratios, rows
+from specdec.footprint import PLACES, footprints
+from specdec.metrics import arm_of, engine_ratios, rows
 from specdec.stats.stability import unsteady
 from specdec.store import Run
 from specdec.why import why
 
 
 def as_json(run: Run) -> str:
-    """One object: ``run_id``, ``labels``, ``status``, ``rows``, ``why`` and ``warnings`` (sentences); with two engines
-    ``engine_ratios``."""
+    """One object: ``run_id``, ``labels``, ``status``, ``rows``, ``memory`` (``footprint.footprints``), ``why`` and
+    ``warnings`` (sentences); with two engines ``engine_ratios``."""
     return orjson.dumps(_object(run), option=orjson.OPT_INDENT_2).decode()
 
 
 def _object(run: Run) -> dict[str, Any]:
     table, meta = rows(run), run.meta
     said: dict[str, Any] = {
+        "memory": footprints(run),
         "why": why(table, run.samples),
         "warnings": unsteady(run.samples, meta["spec"], meta["given"]),
     }
@@ -32,8 +34,9 @@ def _object(run: Run) -> dict[str, Any]:
 
 
 def as_csv(run: Run) -> str:
-    """One line a row; lists and objects as JSON inside their cells, undefined empty."""
-    table = rows(run)
+    """One line a row, with the arm's ``memory``; lists and objects as JSON inside their cells, undefined empty."""
+    held = {arm_of(f): {place: f[place] for place in PLACES} for f in footprints(run)}
+    table = [row | {"memory": held.get(arm_of(row))} for row in rows(run)]
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=["run_id", *table[0]] if table else ["run_id"], lineterminator="\n")
     writer.writeheader()

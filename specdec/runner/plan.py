@@ -101,6 +101,11 @@ def describe(plan: Plan) -> dict[str, Any]:
             {"engine": a.engine, "strategy": a.planned.label, "rollback": a.rollback, "snapshots": a.snapshots}
             for a in plan.arms
         ],
+        "memory": [
+            {"engine": a.engine, "strategy": a.planned.label, "rollback": a.rollback, "items": items}
+            for facts in (plan.facts[engine] for engine in spec.engines)
+            for a, items in zip(facts.arms, facts.memory, strict=True)
+        ],
         "group": spec.group or None,
         "cap": describe_cap(spec, plan.header),
         "prompts_sha256": prompts_hash(plan.prompts),
