@@ -56,18 +56,18 @@ def _sums(rows: list[Row], place: str) -> list[Column]:
     """Sums, and what was counted."""
     held = [r[place] for r in rows]
     observed = [_mib(h["observed"], "~" if h["observed_by"] == "card" else "") for h in held]
-    columns = _in_all(rows, place, "total")
+    columns = _in_all(rows, place, "total", "over\nnone")
     columns.append(("process", [_mib(h["held"]) for h in held]))
     columns.append((_SEEN[place], observed))
     columns.append(("not\ntold", [_mib(h["untold"], signed=True) for h in held]))
-    columns += _in_all(rows, "RAM", "RAM") if place == "GPU" else []
+    columns += _in_all(rows, "RAM", "RAM", "RAM over\nnone") if place == "GPU" else []
     return [(head, cells) for head, cells in columns if any(cells)]
 
 
-def _in_all(rows: list[Row], place: str, title: str) -> list[Column]:
+def _in_all(rows: list[Row], place: str, title: str, beyond: str) -> list[Column]:
     """The sum on a device, and what it is more than plain decoding's."""
     more = ["" if r["strategy"] == "none" else _mib(r[place]["more"], signed=True) for r in rows]
-    return [(title, [_mib(r[place]["total"]) for r in rows]), ("over\nnone", more)]
+    return [(title, [_mib(r[place]["total"]) for r in rows]), (beyond, more)]
 
 
 def _rank(kind: str) -> tuple[int, str]:
