@@ -11,7 +11,6 @@ from specdec.footprint import PLACES, footprints
 from specdec.store import Run
 from specdec.types import Row
 
-_WIDTH = 80
 _NAME_WIDTH = 22
 _LEAST = 2**20 // 20  # what would be shown as 0.0
 _GAP = 2
@@ -27,8 +26,8 @@ _SEEN = {"GPU": "NVML", "RAM": "resi-\ndent"}
 Column = tuple[str, list[str]]
 
 
-def memory_table(run: Run, style: str, name: Callable[[Row], str]) -> str:
-    """One table, or several beneath each other where one would be wider than 80 columns; "" where nothing is known."""
+def memory_table(run: Run, style: str, name: Callable[[Row], str], width: int = 80) -> str:
+    """One table, or several beneath each other where one would be wider than ``width``; "" where nothing is known."""
     rows = footprints(run)
     if not rows:
         return ""
@@ -36,12 +35,12 @@ def memory_table(run: Run, style: str, name: Callable[[Row], str]) -> str:
     names = [name(r) for r in rows]
     kinds, sums = _kinds(rows, place), _sums(rows, place)
     if style == "simple":
-        together = _stacked(names, kinds + sums)
-        parts = together if len(together) == 1 else [*_stacked(names, kinds), *_stacked(names, sums)]
+        together = _stacked(names, kinds + sums, width)
+        parts = together if len(together) == 1 else [*_stacked(names, kinds, width), *_stacked(names, sums, width)]
     else:
         parts = [[(_joined(head), cells) for head, cells in kinds + sums]]
     tables = [_drawn(names, part, style) for part in parts]
-    notes = [line for said in _explained(rows, place) for line in wrap(said, _WIDTH)]
+    notes = [line for said in _explained(rows, place) for line in wrap(said, width)]
     return "\n\n".join([f"{place}, MiB", *tables, "\n".join(notes)])
 
 
@@ -82,18 +81,18 @@ def _mib(n: int | None, before: str = "", signed: bool = False) -> str:
     return before + format(mib, ("+" if signed else "") + (",.1f" if abs(mib) < 100 else ",.0f"))
 
 
-def _stacked(names: list[str], columns: list[Column]) -> list[list[Column]]:
-    """The columns in as few tables as 80 columns of text need, filled from the left."""
+def _stacked(names: list[str], columns: list[Column], width: int) -> list[list[Column]]:
+    """The columns in as few tables as ``width`` allows, filled from the left."""
     first = min(_NAME_WIDTH, max(len(n) for n in ["strategy", *names]))
     parts: list[list[Column]] = [[]]
     used = first
     for head, cells in columns:
-        width = _GAP + max(*(MIN_PADDING + len(line) for line in head.split("\n")), *map(len, cells))
-        if used + width > _WIDTH and parts[-1]:
+        wide = _GAP + max(*(MIN_PADDING + len(line) for line in head.split("\n")), *map(len, cells))
+        if used + wide > width and parts[-1]:
             parts.append([])
             used = first
         parts[-1].append((head, cells))
-        used += width
+        used += wide
     return parts
 
 
