@@ -24,15 +24,17 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 from specdec.engine import Engine
+from specdec.llama.accounting import in_ram
 from specdec.llama.ballast import hold
 from specdec.llama.devices import describe
 from specdec.monitor.nvml import Nvml
 from specdec.runner.cap import hold_cap
 from specdec.runner.checks import plan_strategies
 from specdec.spec import ModelOptions, RunSpec, make_spec
-from specdec.types import Limits, MemoryItem, Prompt
+from specdec.types import Limits, Prompt
 from specdec.vram.arms import cases_of, header_of
 from specdec.vram.cards import Card, parse_cards
+from specdec.vram.items import Item
 from specdec.vram.overheads import CUDA_CONTEXT, MIB
 from specdec.vram.plan import Fit, fit
 
@@ -60,9 +62,8 @@ def answer(spec: RunSpec, rounds: int = 0) -> dict[str, Any]:
     cap = hold_cap(spec, True, lambda line: None)
     engine = Engine(spec, plan_strategies(spec), lambda line: None)
     engine.fit([LONG])
-    _, given = next(engine.answers(engine.arms[-1], LONG))
-    own = [i for i in given.memory if i.kind != "snapshots"]  # those are among the context's recurrent states
-    told = [*engine.allocated(engine.arms[-1]), *own]
+    next(engine.answers(engine.arms[-1], LONG))
+    told = engine.allocated(engine.arms[-1]) or []
     taken = used() - before - (cap.ballast.bytes if cap.ballast else 0)
     runs = [next(engine.answers(engine.arms[0], SHORT, Limits(128, True)))[1] for _ in range(rounds)]
     engine.close()
@@ -105,16 +106,16 @@ def memory(spec: RunSpec, found: Fit) -> None:
     figures = {"planned_mib": planned / MIB, "taken_mib": taken / MIB, "off_mib": (planned - taken) / MIB}
     figures["card_mib"] = found.card.budget / MIB
     rounded = {k: round(v) for k, v in figures.items()}
-    items = by_kind(MemoryItem(i.device, i.kind, i.bytes) for i in found.items)
-    kinds = {"off": f"{planned / taken - 1:+.1%}", "n_ctx": found.case.n_ctx, "items": items, "told": real["told"]}
+    kinds = {"off": f"{planned / taken - 1:+.1%}", "n_ctx": found.case.n_ctx, "items": by_kind(found.items)}
+    kinds["told"] = real["told"]
     print(json.dumps(name | rounded | kinds), flush=True)
 
 
-def by_kind(items: Iterable[MemoryItem]) -> dict[str, int]:
+def by_kind(items: Iterable[Item]) -> dict[str, int]:
     """MiB by kind, of what does not lie in RAM."""
     sums: Counter[str] = Counter()
     for item in items:
-        if "CPU" not in item.device and "Host" not in item.device:
+        if not in_ram(item.device):
             sums[item.kind] += item.bytes
     return {kind: round(n / MIB) for kind, n in sums.items()}
 

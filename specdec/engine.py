@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from specdec.arms import Arm, Attempt, do
+from specdec.arms import Arm, ArmKey, Attempt, do
 from specdec.conversation import fit_context, history, rounded, seeded
 from specdec.decode import Decoder
 from specdec.errors import SpecdecError
@@ -30,6 +30,8 @@ from specdec.spec import RunSpec
 from specdec.strategy import Services, Strategy
 from specdec.target import Target
 from specdec.types import Generation, Limits, MemoryItem, Message, Prompt, Step, TokenArray
+from specdec.vram.held import arm_items, beyond_plain, process_items
+from specdec.vram.items import Item
 
 
 class Engine:
@@ -75,6 +77,7 @@ class Engine:
         self.sampling = spec.resolve_sampling(self.model.recommended_sampling)
         self.arms = self._make_arms(planned, probes)
         self._strategies: dict[str, Strategy] = {}
+        self._allocated: dict[ArmKey, list[Item]] = {}
         self._target: LlamaTarget | None = None
         self._shape = (0, False)
         self._n_ctx = 0
@@ -156,9 +159,13 @@ class Engine:
         gpus = {d.name for d in describe() if d.is_gpu}
         return sum(i.bytes for i in self.model.memory() if i.device in gpus)
 
-    def allocated(self, arm: Arm) -> list[MemoryItem]:
-        """What llama.cpp says it allocated for the target as this arm uses it: weights, then its context's buffers."""
-        return [*self.model.memory(), *self._context(arm).buffers]
+    def allocated(self, arm: Arm) -> list[Item] | None:
+        """All that serves this arm, as it was allocated when ``fit`` opened it; None where that failed or was left."""
+        return self._allocated.get(arm.key)
+
+    def held(self) -> list[MemoryItem]:
+        """All that this process holds now, for whichever arm."""
+        return process_items(self.model, self._target, list(self._strategies.values()))
 
     def settings(self) -> dict[str, object]:
         """What the context was resolved to."""
@@ -190,7 +197,9 @@ class Engine:
             bounds = self._teacher.limits(limits) if self._teacher else limits
             generation = decoder.generate(ids, bounds, seeded(self.sampling, prompt, turn), told)
             generation = self._teacher.checked(generation) if self._teacher else generation
-            yield turn, dataclasses.replace(generation, memory=tuple(self._memory(arm, strategy, generation)))
+            longest = max(generation.steps.drafted, default=0)
+            own = beyond_plain(arm, strategy, self._context(arm).memory, longest)
+            yield turn, dataclasses.replace(generation, memory=tuple(own))
             answers.append(Message("assistant", generation.text))
 
     def _ask(self, prompt: Prompt, turn: int, answers: list[Message]) -> TokenArray:
@@ -224,7 +233,11 @@ class Engine:
             plain = self._target.buffers
             self.arms = [self._affordable(arm, plain) for arm in self.arms]
         for arm in sorted(self.arms, key=lambda a: (a.snapshots, a.hidden)):  # each kind of context once
-            attempt(arm, lambda arm=arm: self._context(arm))  # type: ignore[misc]
+            attempt(arm, lambda arm=arm: self._account(arm))  # type: ignore[misc]
+
+    def _account(self, arm: Arm) -> None:
+        context = self._context(arm)
+        self._allocated[arm.key] = arm_items(arm, self._strategy(arm), self.model, context)
 
     def _affordable(self, arm: Arm, plain: list[MemoryItem]) -> Arm:
         """The arm, without snapshots where ``auto`` chose them and the memory that is left cannot hold them."""
@@ -284,16 +297,3 @@ class Engine:
     def _slot(self, arm: Arm) -> str:
         """Arms of one strategy share an instance (a draft model is loaded once), unless they would share what it learnt."""
         return f"{arm.planned.label} {arm.rollback}" if self._spec.carry_state else arm.planned.label
-
-    def _memory(self, arm: Arm, strategy: Strategy, generation: Generation) -> Iterator[MemoryItem]:
-        """What the arm costs beyond plain decoding: the strategy's own items, snapshots, a checkpoint."""
-        yield from strategy.memory()
-        memory = self._context(arm).memory
-        if not memory.recurrent or not arm.longest_draft:
-            return
-        state = memory.checkpoint_bytes()
-        device = "CPU" if arm.rollback == "checkpoint-host" else "target"
-        if memory.snapshots:  # what llama.cpp keeps: an architecture without has none, whatever was asked
-            yield MemoryItem("target", "snapshots", memory.snapshots * state)
-        if memory.snapshots < max(generation.steps.drafted, default=0):
-            yield MemoryItem(device, "checkpoint", state)

@@ -1,7 +1,8 @@
 """A stand-in for llama-server, over http.server: answers like it, or misbehaves as FAKE_SERVER_MODE says.
 
 Modes: "" (well), old (no --spec-type), no-mod (lacks the options of ngram-mod), slow (loads for a second), never (never
-healthy), dies (ends during a completion), starts-badly (ends at the start), malformed (no JSON), liar (counts wrongly).
+healthy), tells (its log names buffers), dies (ends during a completion), starts-badly (ends at the start), malformed (no
+JSON), liar (counts wrongly).
 """
 
 import json
@@ -97,6 +98,11 @@ def main():
         print("main: loading\nerror: failed to load model 'x'\nexiting", flush=True)
         return sys.exit(1)
     print("arguments:", json.dumps(sys.argv[1:]), "LLAMA_ARG_CTX_SIZE" in os.environ, flush=True)
+    if MODE == "tells":
+        print(
+            "load_tensors: CUDA0 model buffer size = 17.50 MiB\nllama_kv_cache: CPU KV buffer size = 2.00 MiB",
+            flush=True,
+        )
     port = int(sys.argv[sys.argv.index("--port") + 1])
     ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
 

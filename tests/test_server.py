@@ -244,6 +244,17 @@ def test_strategies_in_llama_servers_words() -> None:
         assert part in line
 
 
+@pytest.mark.parametrize(("mode", "total"), [("", None), ("tells", (17.5 + 2) * 2**20)])
+def test_memory_is_what_its_log_tells(fake: Any, engines: Any, mode: str, total: float | None) -> None:
+    engine = engines(fake(mode), "ngram-simple")
+    engine.fit([PROMPT])
+    for arm in engine.arms:
+        items = engine.allocated(arm)
+        assert (items and sum(i.bytes for i in items)) == total
+    held = engine.held()
+    assert (held and sum(i.bytes for i in held)) == (total and 2 * total), "both servers run"
+
+
 def test_sampling_has_our_filters_in_our_order_and_no_others() -> None:
     assert sampling_fields(Sampling()) == {"samplers": ["top_k"], "top_k": 1, "temperature": 0.0}
     fields = sampling_fields(Sampling(0.8, top_p=0.9, min_p=0.1, seed=2**63))

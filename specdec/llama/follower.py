@@ -123,10 +123,9 @@ class Follower:
 
     def memory(self) -> list[MemoryItem]:
         """Weights, KV, compute buffers; for a hybrid the saved state."""
-        items = [*self.model.memory(), *self._target.buffers]
-        if self._target.memory.recurrent:
-            items.append(MemoryItem("draft", "checkpoint", self._target.memory.checkpoint_bytes()))
-        return items
+        states = [i for i in self._target.buffers if i.kind == "recurrent"]
+        saved = [MemoryItem(i.device, "checkpoint", i.bytes) for i in states]
+        return [*self.model.memory(), *self._target.buffers, *saved]
 
     def _back_to(self, length: int) -> int:
         """Cut to ``length`` tokens, or to the saved state before them; returns where the memory stands."""

@@ -48,6 +48,10 @@ class LlamaMemory:
         """Bytes of one recurrent state."""
         return int(self._lib.llama_state_seq_get_size_ext(self._context, _SEQUENCE, _PARTIAL_ONLY))
 
+    def saved(self) -> list[tuple[bool, int]]:
+        """For each checkpoint that is kept whether the states lie on the device, and the bytes that lie in RAM."""
+        return [(bool(flags & _ON_DEVICE), len(buffer)) for buffer, flags, _ in self._saved.values()]
+
     def clear(self) -> None:
         """Empty the memory; the recurrent state is zeroed."""
         self._lib.llama_memory_clear(self._memory, True)

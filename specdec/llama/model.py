@@ -60,7 +60,7 @@ class LlamaModel:
         mtp: bool = False,
         vocab_only: bool = False,
     ) -> None:
-        self.path, self.options = path, options
+        self.path, self.options, self.mtp = path, options, mtp
         self.header: Header = read_header(path)
         L = self._lib = llama()
         if extra_buffers is None:

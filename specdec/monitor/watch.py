@@ -39,11 +39,23 @@ class Monitor:
         nvml: Nvml | None = None,
     ) -> None:
         self._nvml, self._owned = nvml or Nvml(), nvml is None
-        self.devices = [d for d in self._nvml.devices if devices is None or _among(d, devices)]
-        self.background = bool(self.devices) if background is None else background
+        self.devices = list(self._nvml.devices)
+        self._background = background
         self.period_s = 1 / hz
         self.pids = tuple(pids) or (os.getpid(),)
+        self.used_before = {d.index: d.read().used_bytes for d in self.devices}
+        """Bytes of each card, by index, that were in use when this Monitor was made."""
+        self.keep(devices)
+
+    def keep(self, devices: Sequence[str] | None) -> None:
+        """Watch these of the GPUs alone (None: all of them); ``spill`` counts from here on."""
+        self.devices = [d for d in self.devices if devices is None or _among(d, devices)]
         self._used_at_start = [d.read().used_bytes for d in self.devices]
+
+    @property
+    def background(self) -> bool:
+        """Whether a thread looks in between."""
+        return bool(self.devices) if self._background is None else self._background
 
     def close(self) -> None:
         """Let NVML go."""
@@ -61,7 +73,7 @@ class Monitor:
         return _known(system.state()) | ({"gpus": cards} if cards else {})
 
     def spill(self, asked_bytes: int) -> Finding | None:
-        """Whether VRAM that was asked for since this Monitor was made is on the cards (see ``findings.spilled``)."""
+        """Whether VRAM that was asked for since ``keep`` is on the cards (see ``findings.spilled``)."""
         now = [d.read().used_bytes for d in self.devices]
         if not now or None in now or None in self._used_at_start:
             return None
@@ -95,6 +107,7 @@ class Watch:
         if self._monitor.background:
             self._thread = Thread(target=self._run, name="specdec-monitor", daemon=True)
             self._thread.start()
+        system.reset_resident_peak(self._monitor.pids)
         self._begin = self._edge()
         return self
 
@@ -117,6 +130,7 @@ class Watch:
             "looks": len(looks),
             "looks_ms": round(self._look_s * 1e3, 2),
             "ram_available_bytes": system.ram_available(),
+            "own_resident_bytes": system.resident_peak(self._monitor.pids),
             "major_faults": _grown(before.major_faults, after.major_faults),
             "swap_in_bytes": _grown(before.swap_in_bytes, after.swap_in_bytes),
             "swap_out_bytes": _grown(before.swap_out_bytes, after.swap_out_bytes),
@@ -153,6 +167,7 @@ class Watch:
             energy, source = (None if mean is None else mean * (end.at - self._begin.at)), "power"
         slowest = [c.sm_mhz for c in cards if c.sm_mhz is not None]
         ours, others, theirs = _shares(device.processes(), self._monitor.pids)
+        used = max((c.used_bytes for c in cards if c.used_bytes is not None), default=None)
         facts = {
             "index": device.index,
             "sm_mhz": _mean([c.sm_mhz for c in cards], 0),
@@ -165,7 +180,8 @@ class Watch:
             "throttle": _throttle([c.throttle for c in cards]),
             "power_throttled_s": _rounded(_grown(before.power_throttled_s, after.power_throttled_s), 3),
             "heat_throttled_s": _rounded(_grown(before.heat_throttled_s, after.heat_throttled_s), 3),
-            "used_bytes": max((c.used_bytes for c in cards if c.used_bytes is not None), default=None),
+            "used_bytes": used,
+            "grown_bytes": _grown(self._monitor.used_before[device.index], used),
             "free_bytes": min((c.free_bytes for c in cards if c.free_bytes is not None), default=None),
             "own_bytes": ours,
             "other_processes": others,

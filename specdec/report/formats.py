@@ -8,7 +8,8 @@ from typing import Any
 
 import orjson
 
-from specdec.metrics import engine_ratios, rows
+from specdec.footprint import PLACES, footprints
+from specdec.metrics import arm_of, engine_ratios, rows
 from specdec.stats.stability import unsteady
 from specdec.store import Run
 from specdec.types import Row
@@ -16,14 +17,15 @@ from specdec.why import Costs, why
 
 
 def as_json(run: Run, costs: Costs | None = None) -> str:
-    """One object: ``run_id``, ``labels``, ``status``, ``rows``, ``why`` and ``warnings`` (sentences); with two engines
-    ``engine_ratios``. ``costs``: a profile's T(n), for ``why``."""
+    """One object: ``run_id``, ``labels``, ``status``, ``rows``, ``memory`` (``footprint.footprints``), ``why`` and
+    ``warnings`` (sentences); with two engines ``engine_ratios``. ``costs``: a profile's T(n), for ``why``."""
     return orjson.dumps(_object(run, costs), option=orjson.OPT_INDENT_2).decode()
 
 
 def _object(run: Run, costs: Costs | None) -> dict[str, Any]:
     table, meta = rows(run), run.meta
     said: dict[str, Any] = {
+        "memory": footprints(run),
         "why": why(table, run.samples, costs),
         "warnings": unsteady(run.samples, meta["spec"], meta["given"]),
     }
@@ -33,8 +35,10 @@ def _object(run: Run, costs: Costs | None) -> dict[str, Any]:
 
 
 def as_csv(run: Run) -> str:
-    """One line a row; lists and objects as JSON inside their cells, undefined empty."""
-    return lines_of([{"run_id": run.id, **row} for row in rows(run)]) or "run_id\n"
+    """One line a row, with the arm's ``memory``; lists and objects as JSON inside their cells, undefined empty."""
+    held = {arm_of(f): {place: f[place] for place in PLACES} for f in footprints(run)}
+    table = [{"run_id": run.id, **row, "memory": held.get(arm_of(row))} for row in rows(run)]
+    return lines_of(table) or "run_id\n"
 
 
 def lines_of(table: list[Row]) -> str:

@@ -12,6 +12,7 @@ from tabulate import tabulate
 from specdec.metrics import engine_ratios, rows
 from specdec.report import search
 from specdec.report.machine import machine_notes
+from specdec.report.memory import memory_table
 from specdec.report.names import row_name
 from specdec.report.power import could_find
 from specdec.stats.stability import unsteady
@@ -70,14 +71,20 @@ def _report(run: Run, costs: Costs | None, style: str, width: int) -> str:
     if ratios := engine_ratios(run):
         sections.append(("specdec over llama-server", _RATIOS, ratios))
     sections.append(("Where the time goes", _phases(table), table))
-    for title, columns, shown in sections:
-        heading = f"## {title}" if style == "pipe" else f"{title}\n{'=' * len(title)}"
-        parts.append(f"{heading}\n\n{_table(shown, columns, style, width)}")
+    parts += [
+        f"{_heading(title, style)}\n\n{_table(shown, columns, style, width)}" for title, columns, shown in sections
+    ]
+    if held := memory_table(run, style, row_name, width):
+        parts.append(f"{_heading('Memory', style)}\n\n{held}")
     parts += _notes(run, table, costs)
     parts += machine_notes(run, table)
     if "search" in run.meta:
         parts.append(search.as_text(run.meta["search"], style))
     return "\n\n".join(parts)
+
+
+def _heading(title: str, style: str) -> str:
+    return f"## {title}" if style == "pipe" else f"{title}\n{'=' * len(title)}"
 
 
 def _quick(run: Run) -> list[str]:

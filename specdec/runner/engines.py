@@ -11,7 +11,8 @@ from specdec.arms import Arm, Attempt, do
 from specdec.errors import SpecdecError
 from specdec.registry import Planned
 from specdec.spec import RunSpec
-from specdec.types import Generation, Limits, Prompt, Sampling, ServedGeneration
+from specdec.types import Generation, Limits, MemoryItem, Prompt, Sampling, ServedGeneration
+from specdec.vram.items import Item
 
 ENGINES = {"specdec": "specdec.engine:Engine", "llama-server": "specdec.server.engine:ServerEngine"}
 """Name to ``module:class``; the class is built with (spec, planned, announce)."""
@@ -39,6 +40,12 @@ class AnyEngine(Protocol):
     @property
     def pids(self) -> tuple[int, ...]:
         """The processes that it has started: what they take is not other programs' doing."""
+
+    def allocated(self, arm: Arm) -> list[Item] | None:
+        """After ``fit``: what was allocated for this arm, item by item; None where that is not known."""
+
+    def held(self) -> list[MemoryItem] | None:
+        """What its processes say they hold now, all arms together; None where they do not tell."""
 
     def settings(self) -> dict[str, object]:
         """What the context was resolved to: ``n_ctx``, ``threads`` ..."""

@@ -102,6 +102,11 @@ def describe(plan: Plan) -> dict[str, Any]:
         "strategies": [describe_strategy(p) for p in dict.fromkeys(a.planned for a in plan.arms)],
         "arms": [_arm(plan, a) for a in plan.arms],
         **({"teacher": plan.teacher.facts()} if plan.teacher else {}),
+        "memory": [
+            {"engine": a.engine, "strategy": a.planned.label, "rollback": a.rollback, "items": items}
+            for facts in (plan.facts[engine] for engine in spec.engines)
+            for a, items in zip(facts.arms, facts.memory, strict=True)
+        ],
         "group": spec.group or None,
         "cap": describe_cap(spec, plan.header),
         "prompts_sha256": prompts_hash(plan.prompts),

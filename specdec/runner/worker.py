@@ -16,6 +16,7 @@ from typing import Any
 from specdec.arms import Arm
 from specdec.decode import check_identity
 from specdec.errors import BrokenGeneration, OutOfMemory, ServerDied, SpecdecError
+from specdec.llama.accounting import by_place
 from specdec.llama.devices import used_bus_ids
 from specdec.llama.library import log
 from specdec.monitor import Monitor
@@ -26,7 +27,7 @@ from specdec.runner.guard import follow_parent, limit_ram, take_pipes, time_limi
 from specdec.runner.order import WARMUP_TOKENS
 from specdec.runner.wire import Message, send
 from specdec.spec import RunSpec
-from specdec.types import Generation, Limits, ServedGeneration
+from specdec.types import Generation, Limits, MemoryItem, ServedGeneration
 from specdec.workloads import prompt_of
 
 Tell = Callable[[Message], None]
@@ -85,7 +86,9 @@ class Server:
         if {p.label: p.found.file_sha256 for p in planned} != message["strategies"]:
             raise SpecdecError("a strategy's file changed since the run began.", "Start a new run.")
         own = message["engine"] == "specdec"  # another engine says nothing of the GPUs that it uses: all are watched
-        self._monitor = Monitor(used_bus_ids(self._spec.model) if own else None)
+        self._monitor = Monitor()  # now: what the cards hold before this process has a context on them
+        if own:
+            self._monitor.keep(used_bus_ids(self._spec.model))
         self._cap = hold_cap(self._spec, own, lambda line: tell({"say": line}))  # before the model takes anything
         self.engine: AnyEngine = make_engine(message["engine"], self._spec, planned, lambda line: tell({"say": line}))
         self._warm: set[int] = set()
@@ -116,6 +119,7 @@ class Server:
             "sampling": engine.sampling.label,
             "card": self._cap.label(engine.card),
             "description": engine.description,
+            "memory": [items and [asdict(i) for i in items] for items in map(engine.allocated, engine.arms)],
         }
 
     def _attempt(self, arm: Arm, action: Callable[[], object]) -> None:
@@ -190,7 +194,15 @@ class Server:
                 raise BrokenGeneration(f"the engine gave {turn} answers to {order['turns']} turns.")
             if isinstance(answer[1], Generation):  # a server's answers are checked by its engine
                 check_identity(answer[1])
-            yield {"at": began, "machine": watch.facts(), **_body(answer[1])}
+            yield {"at": began, "machine": watch.facts() | self._held(), **_body(answer[1])}
+
+    def _held(self) -> Message:
+        """What our processes say they hold, a cap's ballast included: to lay beside what the driver counts."""
+        items = self.engine.held()
+        if items is None:
+            return {}
+        ballast = self._cap.ballast.bytes if self._cap.ballast else 0
+        return {"held_bytes": by_place([*items, MemoryItem("GPU", "ballast", ballast)])}
 
     def _limits(self, order: Message) -> Limits | None:
         if order["n_predict"] is None:

@@ -40,6 +40,8 @@ class Facts:
     sampling: str
     card: str
     description: str
+    memory: list[list[Message] | None]
+    """For each arm the items that were allocated for it; None where that is not known."""
 
 
 @dataclass(slots=True)

@@ -29,7 +29,8 @@ from specdec.server.options import (
 from specdec.server.pool import Pool, Resident
 from specdec.server.process import find_binary
 from specdec.spec import RunSpec
-from specdec.types import Limits, Message, Prompt, ServedGeneration, TokenArray
+from specdec.types import Limits, MemoryItem, Message, Prompt, ServedGeneration, TokenArray
+from specdec.vram.items import Item
 
 NAME = "llama-server"
 _STOPS = {"eos": "end-of-text", "word": "stop-string", "limit": "length"}
@@ -77,6 +78,7 @@ class ServerEngine:
         self._n_ctx = 0
         self._talks = False
         self._card = ""
+        self._told: dict[str, list[MemoryItem]] = {}
 
     def close(self) -> None:
         """End the servers, free the vocabulary."""
@@ -152,6 +154,15 @@ class ServerEngine:
         """0: llama-server does not say."""
         return 0
 
+    def allocated(self, arm: Arm) -> list[Item] | None:
+        """All that the arm's server has said it allocated; None where its log does not tell."""
+        return [Item(NAME, i.device, i.kind, i.bytes) for i in self._told.get(arm.planned.label, [])] or None
+
+    def held(self) -> list[MemoryItem] | None:
+        """All that the servers that run have said they allocated; None where one does not tell."""
+        told = [r.told for r in self._pool.residents.values()]
+        return [i for items in told for i in items] if told and all(told) else None
+
     @property
     def pids(self) -> tuple[int, ...]:
         """The servers' processes."""
@@ -192,6 +203,7 @@ class ServerEngine:
     def _server(self, arm: Arm) -> Resident:
         known = arm.planned.label in self._pool.residents
         resident = self._pool.get(arm.planned.label, self.arguments(arm))
+        self._told[arm.planned.label] = resident.told
         if not known and not resident.used:
             text = resident.server.log.read_text("utf-8", "replace")
             self._card = " + ".join(dict.fromkeys(_DEVICE.findall(text))) or self._card

@@ -16,7 +16,9 @@ import psutil
 
 from specdec.environment import gpus
 from specdec.errors import SpecdecError
+from specdec.llama.accounting import buffers
 from specdec.server.process import Binary, Server
+from specdec.types import MemoryItem
 
 _ROOM = 1.2
 _SPARE_BYTES = 512 * 2**20
@@ -24,10 +26,12 @@ _SPARE_BYTES = 512 * 2**20
 
 @dataclass(slots=True)
 class Resident:
-    """A running server. ``vram`` is what the GPUs' memory in use grew by when it started, bytes; ``used`` counts asks."""
+    """A running server. ``vram`` is what the GPUs' memory in use grew by when it started, bytes; ``told`` the buffers
+    that its log names; ``used`` counts asks."""
 
     server: Server
     vram: int
+    told: list[MemoryItem] = field(default_factory=list)
     used: int = 0
 
 
@@ -90,7 +94,7 @@ class Pool:
                 self._end_oldest()
             before = _vram_used()
             server = Server(self.binary, arguments, log)
-        return Resident(server, max(0, _vram_used() - before))
+        return Resident(server, max(0, _vram_used() - before), buffers(server.printed()))
 
     def _end_oldest(self) -> None:
         if not self._told:
