@@ -20,7 +20,6 @@ import numpy as np
 from specdec.engine import Engine
 from specdec.registry import Registry
 from specdec.server.engine import ServerEngine
-from specdec.server.process import find_binary
 from specdec.spec import make_spec
 from specdec.types import PHASES, Generation, Prompt, ServedGeneration
 
@@ -87,11 +86,12 @@ def measure(options: argparse.Namespace, n_cpu_moe: int) -> None:
     if options.llama_server:
         theirs: dict[Key, list[Answer]] = defaultdict(list)
         with tempfile.TemporaryDirectory() as logs:
-            server = ServerEngine(spec, planned, _say, find_binary(options.llama_server), Path(logs))
+            named = spec.model_copy(update={"llama_server": options.llama_server})
+            server = ServerEngine(named, planned, _say, Path(logs))
             server.fit(prompts)
             # One after the other: each has the whole model in a process of its own. How drafts are fed is ours alone.
             for arm in (a for a in server.arms if "feed=" not in a.planned.label):
-                theirs[arm.key] = [next(server.answers(arm, prompt))[1] for prompt in prompts][1:]
+                theirs[arm.key] += [next(server.answers(arm, prompt))[1] for prompt in prompts][1:]
                 server.discard(arm)
             server.close()
         _show(theirs, n_cpu_moe)
