@@ -324,7 +324,7 @@ def test_reports_go_to_files(reference: specdec.Run) -> None:
     assert reference.report("text").suffix == ".txt"
     assert reference.report("png", "p.png", picture="phases").read_bytes().startswith(b"\x89PNG")
     assert "demo-edit-01" not in reference.report("json", "r.json", redact=True).read_text()
-    assert "--format pdf: unknown." in outcome(lambda: reference.report("pdf"))
+    assert "--format pdf: unknown here." in outcome(lambda: reference.report("pdf"))
     assert not Path(f"report-{RUN}.pdf").exists()
 
 

@@ -245,7 +245,7 @@ class TestWideTerminals:
     def test_what_drafting_gives_stands_beside_the_speed(self, run: Run, width: int, beside: str) -> None:
         from specdec.report.tables import as_text
 
-        narrow, wide = self.tables(as_text(run)), self.tables(as_text(run, width))
+        narrow, wide = self.tables(as_text(run)), self.tables(as_text(run, width=width))
         assert beside in wide["Speed"][0]
         assert max(len(line) for body in wide.values() for line in body) <= width
         assert ("Drafting" in wide) == (width < 150)
@@ -259,5 +259,5 @@ class TestWideTerminals:
     def test_eighty_columns_stay_as_they_are(self, run: Run) -> None:
         from specdec.report.tables import as_text
 
-        assert as_text(run, 80) == as_text(run)
+        assert as_text(run, width=80) == as_text(run)
         assert self.tables(as_text(run))["Acceptance by position"][0].split()[-1] == "8"

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from specdec.cli import app
 from specdec.cli.option_groups import ModelFlags, Models, SamplingFlags, grouped
-from specdec.spec import ModelOptions, SamplingOptions
+from specdec.spec import ModelOptions, SamplingOptions, make_spec
 
 GOT: dict[str, Any] = {}
 TOY = typer.Typer()
@@ -50,9 +50,12 @@ def test_the_defaults_are_those_of_what_they_are_checked_against() -> None:
 
 
 def test_only_the_demo_model_brings_a_draft() -> None:
-    assert Models().values() == {"target": "demo", "draft": "demo-draft", "mtp_model": ""}
-    assert Models("a.gguf").values()["draft"] == ""
-    assert Models(draft="b.gguf").values()["draft"] == "b.gguf"
+    def draft(models: Models) -> str:
+        return make_spec(**models.values()).draft
+
+    assert draft(Models()) == "demo-draft"
+    assert draft(Models("a.gguf")) == ""
+    assert draft(Models(draft="b.gguf")) == "b.gguf"
 
 
 @pytest.mark.parametrize("command", ["compare", "record", "profile", "run"])

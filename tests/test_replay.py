@@ -158,7 +158,8 @@ def test_counts_give_the_rows_that_steps_give(toy: str, monkeypatch: pytest.Monk
     assert len(compact) == len(whole) == 3 * 17
     for row in whole:
         for key, value in compact[row["strategy"], row["workload"]].items():
-            if key not in ("memory_bytes", "verdict", "p_value", "p_corrected"):
+            # What depends on how many comparisons the table makes differs.
+            if key not in ("memory_bytes", "verdict", "p_value", "p_corrected", "smallest_effect", "needs"):
                 assert value == pytest.approx(row[key]), key
 
 
