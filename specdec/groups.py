@@ -3,10 +3,12 @@ layers cost that it displaced. From the stored runs alone."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
+from math import log
 
 from specdec.metrics import ALL, BASELINE, Arm, arm_of, arms_of, rows
-from specdec.stats import Estimate, estimate, judge, pair_generations
+from specdec.stats import Estimate, LaunchSpread, estimate, judge, pair_generations
 from specdec.store import Run, Sample
 from specdec.types import Row
 from specdec.vram.memory import GPU
@@ -25,17 +27,34 @@ def group_rows(runs: list[Run]) -> list[Row]:
 
     ``same_split``: status, prompts, tok_s, speedup, its 95 % interval, verdict, split and planned VRAM, from the run that
     has it beside `none`. ``same_vram``: the same against `none` at the split that `none` itself affords; that lies in
-    another run, so the two did not alternate in time. ``plain`` in each: the `none` that it stands against.
-    ``displaced``: `none` at the strategy's own split over `none` at its own: what the layers that make room cost. None
-    where a side is missing.
+    another run, so the two did not alternate in time: the machine's ``drift`` is in the interval, and where it is not
+    known there is no verdict. ``plain`` in each: the `none` that it stands against.
+    ``displaced`` and its interval: `none` at the strategy's own split over `none` at its own: what the layers that make
+    room cost. None where a side is missing.
     """
     out: list[Row] = []
+    moved = drift(runs)
     for card in cards_of(runs):
-        out += _card_rows(card, [run for run in runs if _card(run) == card])
+        out += _card_rows(card, [run for run in runs if _card(run) == card], moved)
     return out
 
 
-def _card_rows(card: str, runs: list[Run]) -> list[Row]:
+def drift(runs: list[Run]) -> LaunchSpread | None:
+    """How much `none` moved from run to run at the same split of the same card: the variance of its logarithm, all splits
+    pooled; None where no two runs share a split."""
+    speeds: dict[object, list[float]] = defaultdict(list)
+    for run in runs:
+        for engine in {arm[0] for arm in arms_of(run)}:
+            if tok_s := _at(run, (engine, BASELINE, "auto"))["tok_s"]:
+                speeds[_card(run), engine, _order(run)].append(log(tok_s))
+    freedom = sum(len(s) - 1 for s in speeds.values())
+    if not freedom:
+        return None
+    variance = sum((x - sum(s) / len(s)) ** 2 for s in speeds.values() for x in s) / freedom
+    return LaunchSpread(variance, variance, freedom + 1)
+
+
+def _card_rows(card: str, runs: list[Run], moved: LaunchSpread | None) -> list[Row]:
     found: list[Row] = []
     ratios: list[Estimate | None] = []
     own_runs = [run for run in runs if SAME_VRAM in run.meta["labels"]["arm"]]
@@ -44,14 +63,17 @@ def _card_rows(card: str, runs: list[Run]) -> list[Row]:
             key = row["engine"], row["strategy"], row["rollback"]
             own = next((run for run in own_runs if key in arms_of(run)), home)
             plain = _plain(row["engine"], own, runs)
-            same_vram, ratio, displaced = _at_own_split(key, own, plain)
-            ratios.append(ratio)
+            same_vram, ratio = _at_own_split(key, own, plain, moved)
+            ratios.append(ratio if own is plain or moved else None)
             same_split = _at(home, key) | {k: row[k] for k in _OF_A_ROW}
             same_split["plain"] = _at(home, (row["engine"], BASELINE, "auto"))
             fixed = {"card": card, **{k: row[k] for k in ("engine", "strategy", "rollback", "label", "own_label")}}
-            found.append(fixed | {"same_split": same_split, "same_vram": same_vram, "displaced": displaced})
+            found.append(
+                fixed | {"same_split": same_split, "same_vram": same_vram} | _displaced(key[0], own, plain, moved)
+            )
     for row, verdict in zip(found, judge(ratios), strict=True):
-        row["same_vram"]["verdict"] = verdict and verdict.text
+        unknown = "cannot tell" if row["same_vram"]["speedup"] else None
+        row["same_vram"]["verdict"] = verdict.text if verdict else unknown
     return found
 
 
@@ -63,25 +85,38 @@ def _plain(engine: str, own: Run, runs: list[Run]) -> Run | None:
     return own if plain and _order(own) == _order(plain) else plain
 
 
-def _at_own_split(key: Arm, own: Run, plain: Run | None) -> tuple[Row, Estimate | None, float | None]:
-    """What a strategy did at the split that its own cost leaves; the estimate of it; what the displaced layers cost."""
+def _at_own_split(key: Arm, own: Run, plain: Run | None, moved: LaunchSpread | None) -> tuple[Row, Estimate | None]:
+    """What a strategy did at the split that its own cost leaves; the estimate of it."""
     plain_key = key[0], BASELINE, "auto"
     base = _good(plain, plain_key) if plain else []
     mine = next(r for r in rows(own) if r["workload"] == ALL and arm_of(r) == key)
-    ratio = _ratio(_good(own, key), base)
-    low, high = (ratio.interval() if ratio else None) or (None, None)
+    ratio = _ratio(_good(own, key), base, None if own is plain else moved)
     said: Row = _at(own, key) | {k: mine[k] for k in ("status", "prompts", "memory_bytes")}
-    said |= {"speedup": ratio.value if ratio else None, "speedup_low": low, "speedup_high": high}
-    said["plain"] = plain and _at(plain, plain_key)
+    return said | _with_interval("speedup", ratio) | {"plain": plain and _at(plain, plain_key)}, ratio
+
+
+def _displaced(engine: str, own: Run, plain: Run | None, moved: LaunchSpread | None) -> Row:
+    """What the layers cost that make room; no interval where the drift between the two runs is not known."""
     if own is plain:
-        return said, ratio, 1.0
-    displaced = _ratio(_good(own, plain_key), base)
-    return said, ratio, displaced.value if displaced else None
+        return {"displaced": 1.0, "displaced_low": 1.0, "displaced_high": 1.0}
+    key = engine, BASELINE, "auto"
+    ratio = _ratio(_good(own, key), _good(plain, key) if plain else [], moved)
+    known = _with_interval("displaced", ratio)
+    return known if moved else known | {"displaced_low": None, "displaced_high": None}
 
 
-def _ratio(side: list[Sample], base: list[Sample]) -> Estimate | None:
+def _with_interval(name: str, ratio: Estimate | None) -> Row:
+    low, high = (ratio.interval() if ratio else None) or (None, None)
+    return {name: ratio.value if ratio else None, f"{name}_low": low, f"{name}_high": high}
+
+
+def _ratio(side: list[Sample], base: list[Sample], moved: LaunchSpread | None = None) -> Estimate | None:
+    """``moved``: where the sides lie in two runs, each of which has drifted by so much."""
     pairs = pair_generations(side, base, "generation_s")
-    return estimate(pairs) if pairs else None
+    if not pairs:
+        return None
+    n = moved.launches if moved else 0  # an estimate adds variance / launches: here each run is one
+    return estimate(pairs, extra=[LaunchSpread(2 * n * moved.variance, 2 * n * moved.raw, n)] if moved else [])
 
 
 def _good(run: Run, key: Arm) -> list[Sample]:

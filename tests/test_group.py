@@ -92,6 +92,34 @@ def test_rows_hold_both_arms(runs: list[Run]) -> None:
             assert 0 < r[arm]["vram_bytes"] <= 11772 * 2**20
 
 
+def test_what_lies_in_two_runs_carries_the_drift_between_runs(runs: list[Run]) -> None:
+    """Seconds of one run doubled: the verdicts of the same split stay, across runs nothing can be told any more."""
+    quiet = {(r["card"], r["strategy"]): r for r in group_rows(runs)}
+    slow = next(r for r in runs if r.meta["spec"]["strategies"] == "draft" and r.meta["labels"]["card"] == EMULATED)
+    held = [
+        Run(r.folder, r.meta, [s | {"generation_s": 2 * s["generation_s"]} for s in r.samples]) if r is slow else r
+        for r in runs
+    ]
+    moved = {(r["card"], r["strategy"]): r for r in group_rows(held)}
+    assert quiet[EMULATED, "mtp"]["same_vram"]["verdict"] == "faster"
+    for key, row in moved.items():
+        assert row["same_split"]["verdict"] == quiet[key]["same_split"]["verdict"]
+        if row["same_vram"]["run"] != row["same_vram"]["plain"]["run"]:
+            assert row["same_vram"]["verdict"] == "no difference shown"
+    assert "moved by" in group.as_text(held)
+
+
+def test_without_two_runs_at_one_split_there_is_no_verdict_across_runs(runs: list[Run]) -> None:
+    on_card = [r for r in runs if r.meta["labels"]["card"] == EMULATED]
+    by_split = {r.meta["spec"]["model"]["n_cpu_moe"]: r for r in on_card}
+    mtp = next(r for r in on_card if r.meta["spec"]["strategies"] == "mtp" and "same split" in r.meta["labels"]["arm"])
+    few = [mtp, by_split[min(by_split)]]
+    splits = [r.meta["spec"]["model"]["n_cpu_moe"] for r in few]
+    assert len(set(splits)) == len(splits) > 1
+    assert group_rows(few)[0]["same_vram"]["verdict"] == "cannot tell"
+    assert "not known" in group.as_text(few)
+
+
 def test_formats_for_programs(stored: Path, runs: list[Run]) -> None:
     found = orjson.loads(report(GROUP, "--results", stored, "--format", "json"))
     assert (found["group"], len(found["runs"]), len(found["rows"])) == (GROUP, len(runs), 8)

@@ -63,6 +63,7 @@ class CompareWords(CommonWords, total=False):
     rollback: str | Sequence[Mode]
     snapshots: int
     synthetic: Sequence[float]
+    trace: Path
     ignore_eos: bool
     stop: str | Sequence[str]
     thinking: bool

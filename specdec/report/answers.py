@@ -115,8 +115,9 @@ def _displaced(r: Row) -> str:
     splits = [split_name(x["n_cpu_moe"], x["gpu_layers"]) for x in (own, plain)]
     if splits[0] == splits[1]:
         return f"{row_name(r)} displaces no layer: {splits[0]}, as plain decoding"
-    change = r["displaced"] - 1
+    low, high = r["displaced_low"], r["displaced_high"]
+    sure = "" if low is None else f" (95 %: {low:.2f} to {high:.2f})"
     return (
         f"{row_name(r)} makes room with {splits[0]} instead of {splits[1]}: that alone makes plain decoding"
-        f" {abs(change):.1%} {'slower' if change < 0 else 'faster'}"
+        f" {r['displaced']:.2f} times as fast{sure}"
     )

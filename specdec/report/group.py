@@ -3,12 +3,13 @@ card, and what its displaced layers cost."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import orjson
 from tabulate import tabulate
 
-from specdec.groups import cards_of, group_rows
+from specdec.groups import cards_of, drift, group_rows
 from specdec.metrics import ENGINE
 from specdec.report.answers import card_answers
 from specdec.report.cards import CAPACITY_ONLY
@@ -18,7 +19,7 @@ from specdec.spec import RunSpec
 from specdec.store import Run
 from specdec.types import Row
 
-NOTES = (
+_ARMS = (
     "same split: all strategies at the split that the most expensive needs, against `none` in the same run.",
     "same VRAM: each at the split that its own cost leaves, against `none` at the split that `none` affords; where these"
     " differ they lie in different runs, minutes apart.",
@@ -68,6 +69,24 @@ def head_lines(runs: list[Run]) -> list[str]:
     ]
 
 
+def notes(runs: list[Run]) -> list[str]:
+    """What the arms are, and how far runs can be set beside each other."""
+    return [*_ARMS, _drift_line(runs)]
+
+
+def _drift_line(runs: list[Run]) -> str:
+    moved = drift(runs)
+    if moved is None:
+        return (
+            "No two runs have the same split: how much the machine moved between runs is not known, and what lies in two"
+            " runs has no verdict."
+        )
+    return (
+        f"From run to run `none` moved by {math.expm1(math.sqrt(moved.variance)):.1%} at the same split (standard"
+        " deviation): that is in the intervals of what lies in two runs."
+    )
+
+
 def same_split_table(rows: list[Row]) -> tuple[list[list[str]], list[str]]:
     """Of one card: cells and heads."""
     cells = []
@@ -101,7 +120,7 @@ def _report(runs: list[Run], style: str) -> str:
         parts.append(f"## {card}" if style == "pipe" else f"{card}\n{'=' * len(card)}")
         parts += _card(on_card, style) if on_card else ["No strategy was run beside `none`."]
         parts.append("\n".join(_line(run) for run in runs if run.meta["labels"]["card"] == card))
-    parts.append("\n".join(NOTES))
+    parts.append("\n".join(notes(runs)))
     return "\n\n".join([*parts, CAPACITY_ONLY])
 
 

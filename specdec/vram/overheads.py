@@ -3,8 +3,8 @@
 llama.cpp's compute buffer holds the tensors of its largest graph that are alive at the same time. For the layers known
 here its peak is the widest moment of one layer (``widest``), times the tokens computed at once; it agrees with
 llama.cpp's own figure (a CPU build, simulated allocation) within 3 % or 1 MiB for both shapes of Qwen3.5 at
-128, 512 and 1,024 tokens and contexts of 4,096 to 131,072 (tests/test_vram.py holds the figures), and with CUDA's within
-2 MiB at 8,192 and 131,072 (results/reference/plan-h100.txt).
+128, 512 and 1,024 tokens and contexts of 4,096 to 131,072 (tests/test_vram.py holds the figures). What CUDA adds, from its
+source and from figures on an H100: ``converted``, and the constants below.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MIB = 2**20
 
 CUDA_CONTEXT = 527 * MIB
 """What a process pays on the card before it allocates anything: CUDA's context. Measured by NVML on one H100 (driver
-580.159.04, CUDA 13): 526.8 MiB. Consumer cards take less."""
+580.159.04, CUDA 13): 526.8 MiB. Consumer cards probably take less; none was measured."""
 
 KERNELS = 68 * MIB
 """What CUDA loads at the first pass and keeps until the process ends. Measured there: 68 MiB are left when everything is

@@ -76,7 +76,7 @@ def render(runs: list[Run]) -> str:
         shown=[shown(p) for name in PICTURES if (p := draw(name, runs))],
         head=_head(runs),
         failures=_failures(runs),
-        notes=[n.replace("`", "") for n in (*tables.NOTES, CAPACITY_ONLY)],
+        notes=[n.replace("`", "") for n in (*tables.notes(runs), CAPACITY_ONLY)],
         about=about,
     )
 
