@@ -42,6 +42,9 @@ def settings(a: Run, b: Run) -> list[Difference]:
         found.append(Difference("prompts", _prompts(ours, theirs), _prompts(theirs, ours)))
     if x["model"]["header_sha256"] != y["model"]["header_sha256"]:
         found.append(Difference("model", x["model"]["file"], y["model"]["file"]))
+    recordings = [(m.get("teacher") or {}).get("sha256") for m in (x, y)]
+    if recordings[0] != recordings[1]:
+        found.append(Difference("recording", *(r and r[:12] for r in recordings)))
     found += _differing({k: x["labels"].get(k) for k in _LABELS}, {k: y["labels"].get(k) for k in _LABELS})
     options = [
         {k: v for k, v in m["spec"].items() if k not in _OF_THE_COMPARISON}

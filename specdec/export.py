@@ -69,6 +69,9 @@ def winner(run: Run, workload: str = ALL) -> Winner:
     else:
         interval = f"{row['speedup_low']:.2f}-{row['speedup_high']:.2f}"
         why = f"{row['strategy']}: {row['speedup']:.2f} times plain decoding ({interval}) {where}, {row['prompts']} prompts"
+    label = row["own_label"] or row["label"]
+    if label != "real":
+        why += f" [{label}: not measured on text that the model wrote]"
     spec = RunSpec.model_validate(run.meta["spec"])
     defaults: Any = {"draft": {"model": spec.draft}, "mtp": {"model": spec.mtp_model}}
     plans = {p.label: p for p in Registry(spec.strategy_files).plan(spec.strategies, defaults)}

@@ -57,13 +57,12 @@ def drift(runs: list[Run]) -> LaunchSpread | None:
 def _card_rows(card: str, runs: list[Run], moved: LaunchSpread | None) -> list[Row]:
     found: list[Row] = []
     ratios: list[Estimate | None] = []
-    own_runs = [run for run in runs if SAME_VRAM in run.meta["labels"]["arm"]]
     for home in (run for run in runs if SAME_SPLIT in run.meta["labels"]["arm"]):
         for row in (r for r in rows(home) if r["workload"] == ALL and r["strategy"] != BASELINE):
             key = row["engine"], row["strategy"], row["rollback"]
-            own = next((run for run in own_runs if key in arms_of(run)), home)
-            plain = _plain(row["engine"], own, runs)
-            same_vram, ratio = _at_own_split(key, own, plain, moved)
+            own = _own(key, home, runs)
+            plain = _plain(row["engine"], own, home, runs)
+            same_vram, ratio = _at_own_split(key, own, plain, moved) if own else (_not_run(key, home, plain), None)
             ratios.append(ratio if own is plain or moved else None)
             same_split = _at(home, key) | {k: row[k] for k in _OF_A_ROW}
             same_split["plain"] = _at(home, (row["engine"], BASELINE, "auto"))
@@ -77,12 +76,42 @@ def _card_rows(card: str, runs: list[Run], moved: LaunchSpread | None) -> list[R
     return found
 
 
-def _plain(engine: str, own: Run, runs: list[Run]) -> Run | None:
-    """The run whose `none` has the split that plain decoding affords; ``own`` where that has the same split, because
-    there the two alternated."""
-    measured = [run for run in runs if _good(run, (engine, BASELINE, "auto"))]
-    plain = min(measured, key=_order, default=None)
-    return own if plain and _order(own) == _order(plain) else plain
+def _own(key: Arm, home: Run, runs: list[Run]) -> Run | None:
+    """The run that has a strategy at the split that its own cost leaves, the one beside the others first where that is the
+    same; None where it is missing."""
+    planned = _planned(home, key[1])
+    have = [run for run in (home, *runs) if key in arms_of(run)]
+    if planned is None:  # an older run does not say: what was run for this arm counts
+        return next((run for run in have if SAME_VRAM in run.meta["labels"]["arm"]), home)
+    return next((run for run in have if _split(run) == planned), None)
+
+
+def _plain(engine: str, own: Run | None, home: Run, runs: list[Run]) -> Run | None:
+    """The run whose `none` has the split that plain decoding affords, ``own`` first, because there the two alternated; None
+    where it is missing."""
+    measured = [run for run in (own or home, *runs) if _good(run, (engine, BASELINE, "auto"))]
+    planned = _planned(home, BASELINE)
+    if planned is None:
+        return min(measured, key=_order, default=None)
+    return next((run for run in measured if _split(run) == planned), None)
+
+
+def _planned(run: Run, strategy: str) -> Row | None:
+    """The split that the card allows a strategy by itself."""
+    split: Row | None = (run.meta.get("cap") or {}).get("own_splits", {}).get(strategy)
+    return split
+
+
+def _split(run: Run) -> Row:
+    model = run.meta["spec"]["model"]
+    return {"gpu_layers": model["gpu_layers"], "n_cpu_moe": model["n_cpu_moe"]}
+
+
+def _not_run(key: Arm, home: Run, plain: Run | None) -> Row:
+    """In place of a run that is missing: it failed as a whole, or was not begun."""
+    nothing = dict.fromkeys((*_OF_A_ROW, "run", "vram_bytes"))
+    split = _planned(home, key[1]) or _split(home)
+    return nothing | split | {"status": "not run", "plain": plain and _at(plain, (key[0], BASELINE, "auto"))}
 
 
 def _at_own_split(key: Arm, own: Run, plain: Run | None, moved: LaunchSpread | None) -> tuple[Row, Estimate | None]:
@@ -95,12 +124,12 @@ def _at_own_split(key: Arm, own: Run, plain: Run | None, moved: LaunchSpread | N
     return said | _with_interval("speedup", ratio) | {"plain": plain and _at(plain, plain_key)}, ratio
 
 
-def _displaced(engine: str, own: Run, plain: Run | None, moved: LaunchSpread | None) -> Row:
+def _displaced(engine: str, own: Run | None, plain: Run | None, moved: LaunchSpread | None) -> Row:
     """What the layers cost that make room; no interval where the drift between the two runs is not known."""
-    if own is plain:
+    if own is not None and own is plain:
         return {"displaced": 1.0, "displaced_low": 1.0, "displaced_high": 1.0}
     key = engine, BASELINE, "auto"
-    ratio = _ratio(_good(own, key), _good(plain, key) if plain else [], moved)
+    ratio = _ratio(_good(own, key), _good(plain, key), moved) if own and plain else None
     known = _with_interval("displaced", ratio)
     return known if moved else known | {"displaced_low": None, "displaced_high": None}
 
@@ -126,14 +155,13 @@ def _good(run: Run, key: Arm) -> list[Sample]:
 
 def _at(run: Run, key: Arm) -> Row:
     """Where an arm ran: run, split, what it was expected to take on the GPU, its speed."""
-    model, cap = run.meta["spec"]["model"], run.meta.get("cap") or {}
+    cap = run.meta.get("cap") or {}
     items = cap.get("expected", {}).get(key[1])
     timed = [s for s in _good(run, key) if s["generation_s"]]
     seconds = sum(s["generation_s"] for s in timed)
     return {
         "run": run.id,
-        "n_cpu_moe": model["n_cpu_moe"],
-        "gpu_layers": model["gpu_layers"],
+        **_split(run),
         "vram_bytes": None if items is None else sum(i["bytes"] for i in items if i["device"] == GPU),
         "tok_s": sum(len(s["token_ids"]) for s in timed) / seconds if seconds else None,
     }

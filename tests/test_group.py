@@ -120,6 +120,22 @@ def test_without_two_runs_at_one_split_there_is_no_verdict_across_runs(runs: lis
     assert "not known" in group.as_text(few)
 
 
+def test_a_run_that_is_missing_is_not_replaced_by_another(runs: list[Run]) -> None:
+    """The n-grams' own run held plain decoding's own split too."""
+    on_card = [r for r in runs if r.meta["labels"]["card"] == EMULATED]
+    ngrams = [r for r in on_card if "ngram" in r.meta["spec"]["strategies"]]
+    own = next(r for r in ngrams if "same VRAM" in r.meta["labels"]["arm"])
+    rest = [r for r in on_card if r is not own]
+    row = next(r for r in group_rows(rest) if r["strategy"] == "ngram-mod")
+    assert row["same_split"]["speedup"] is not None
+    assert (row["same_vram"]["status"], row["same_vram"]["speedup"], row["displaced"]) == ("not run", None, None)
+    assert row["same_vram"]["n_cpu_moe"] == own.meta["spec"]["model"]["n_cpu_moe"]
+    assert {r["same_vram"]["plain"] for r in group_rows(rest)} == {None}
+    assert "not run" in group.as_text(rest)
+    check_page(write.of_group(rest).render())
+    group.as_csv(rest)
+
+
 def test_formats_for_programs(stored: Path, runs: list[Run]) -> None:
     found = orjson.loads(report(GROUP, "--results", stored, "--format", "json"))
     assert (found["group"], len(found["runs"]), len(found["rows"])) == (GROUP, len(runs), 8)

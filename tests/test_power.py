@@ -85,10 +85,11 @@ def test_rounds_and_prompts_that_would_find_it() -> None:
 
 def test_the_note_says_it_in_two_lines() -> None:
     rows = [
-        {"strategy": "mtp", "smallest_effect": 0.041, "needs": {"launches": 3, "repeats": 2}},
-        {"strategy": "draft", "smallest_effect": 0.12, "needs": {"prompts": 200}},
-        {"strategy": "none", "smallest_effect": None, "needs": None},
+        {"strategy": "mtp", "smallest_effect": 0.041, "needs": {"launches": 3, "repeats": 2}, "uneven": 0.1},
+        {"strategy": "draft", "smallest_effect": 0.12, "needs": {"prompts": 200}, "uneven": 0.1},
+        {"strategy": "none", "smallest_effect": None, "needs": None, "uneven": None},
     ]
+    rows = [row | {"engine": "specdec", "rollback": "auto"} for row in rows]
     assert could_find(rows) == [
         "This table would have shown, about 80 times of 100, a difference over all of: mtp 4.1%, draft 12%.",
         "To find 3%: --launches 3 --repeats 2 (for 1 of 2 strategies; the others need more prompts).",

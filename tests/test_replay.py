@@ -126,7 +126,7 @@ def test_search_adds_values_worth_trying_to_options_that_are_not_given() -> None
 def test_a_replay_is_a_run_that_report_reads(toy: str) -> None:
     done = run(ReplayOptions(trace=toy, strategies="ngram-mod(n_match=2, n_min=1),ngram-simple(size_n=2)"))
     assert done.finished
-    assert done.meta["labels"]["label"] == "trace"
+    assert done.meta["labels"]["label"] == "replay"
     table = rows(done)
     assert {r["workload"] for r in table} == {"prose", "code", "all"}
     none = next(r for r in table if r["strategy"] == "none" and r["workload"] == "all")
@@ -305,7 +305,7 @@ def test_the_command_prints_rows_and_what_was_found(toy: str) -> None:
     done = specdec("replay", toy, "-s", SMALL, "--search", "--costs", "costs.json", "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert told["labels"]["label"] == "trace"
+    assert told["labels"]["label"] == "replay"
     assert len(told["rows"]) == 3 * 18
     assert told["search"]["confirm"].startswith("specdec compare --target toy --strategies")
     text = specdec("report", "latest").stdout

@@ -92,7 +92,7 @@ def resume(
     Raises:
         SpecdecError: it is finished, was redacted, or what it was started with has changed.
     """
-    found = run.stored if isinstance(run, Run) else load_run(run, results).stored
+    found = load_run(run.folder if isinstance(run, Run) else run, results).stored  # as it is now, not as it was read
     refuse_redacted(found, "it cannot be resumed")
     if found.meta["kind"] != "compare":
         raise SpecdecError(f"{found.folder} is a {found.meta['kind']}: it cannot be resumed.", "Take it again.")

@@ -113,9 +113,9 @@ class Run:
         found = sample if isinstance(sample, dict) else self.stored.samples[find_sample(self.stored, str(sample)) - 1]
         if found["status"] != "ok":
             raise SpecdecError(f"run {self.id}: the sample failed ({found['status']}): {found['error']}")
-        if "trace" in self.meta:
+        if "trace" in self.meta or "teacher" in self.meta:
             raise SpecdecError(
-                f"run {self.id} holds no texts: it is a replay.", "They are in the run that was recorded."
+                f"run {self.id} holds no texts: its tokens are a recording's.", "They are in the run that was recorded."
             )
         return str(found["text"])
 

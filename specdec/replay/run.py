@@ -187,7 +187,7 @@ def meta(replay: Replay, labels: list[str], cells: int) -> dict[str, Any]:
         "given": options.model_dump(mode="json", exclude_defaults=True),
         "labels": {
             "engine": "specdec",
-            "label": "trace",
+            "label": "replay",
             "card": card,
             "arm": "same split",
             **{k: header["labels"][k] for k in ("sampling", "thinking", "ignore_eos")},

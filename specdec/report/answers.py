@@ -41,8 +41,10 @@ def answer(rows: Sequence[Row]) -> tuple[str, str]:
     best = known[0]
     if all(r["verdict"] == "cannot tell" for r in known):
         few = f"{best['prompts']} prompt{'s are' if best['prompts'] != 1 else ' is'} too few for a verdict"
-        few = few if best["prompts"] < FEWEST_PROMPTS else "a verdict cannot be given"
-        return OPEN, f"{few} ({FEWEST_PROMPTS} are needed); the fastest measured was {_size(best)}."
+        few = (
+            f"{few} ({FEWEST_PROMPTS} are needed)" if best["prompts"] < FEWEST_PROMPTS else "a verdict cannot be given"
+        )
+        return OPEN, f"{few}; the fastest measured was {_size(best)}."
     if len(slower) == len(known):
         return NO, f"nothing pays, every draft is slower than plain decoding: {_list(slower)}.{none}"
     rest = f"; slower: {_list(slower)}" if slower else ""
@@ -83,7 +85,7 @@ def _list(rows: Sequence[Row]) -> str:
 def _without_speed(rows: Sequence[Row]) -> str:
     if not rows:
         return "no strategy but none was run"
-    known = [r for r in rows if r["mean_acceptance_length"]]
+    known = [r for r in rows if r.get("mean_acceptance_length")]  # rows of cards do not have it
     if not known:
         return "no generation succeeded"
     best = max(known, key=lambda r: r["mean_acceptance_length"])

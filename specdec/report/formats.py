@@ -42,9 +42,10 @@ def as_csv(run: Run) -> str:
 
 
 def lines_of(table: list[Row]) -> str:
-    """Rows of the same fields as CSV with a head; empty where there is none."""
+    """Rows as CSV with a head; what a row does not have stays empty. No rows: empty."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=[*table[0]] if table else [], lineterminator="\n")
+    fields = list(dict.fromkeys(key for row in table for key in row))
+    writer = csv.DictWriter(text, fieldnames=fields, lineterminator="\n")
     if table:
         writer.writeheader()
     for row in table:

@@ -144,7 +144,9 @@ def _won(at: Row) -> list[str]:
     """Speedup, interval, verdict (or what went wrong)."""
     interval = "" if at["speedup_low"] is None else f"{at['speedup_low']:.2f}-{at['speedup_high']:.2f}"
     failed = at["status"] not in ("ok", "inactive")
-    said = f"FAIL: {at['status']}" if failed else at["verdict"] or "n/a"
+    said = at["verdict"] or "n/a"
+    if failed:
+        said = at["status"] if at["status"] == "not run" else f"FAIL: {at['status']}"
     return [_figure(at["speedup"], ".2f"), interval, f"{said}; inactive" if at["status"] == "inactive" else said]
 
 

@@ -20,7 +20,9 @@ def notes(run: Run, table: list[Row], costs: Costs | None) -> list[str]:
     """Paragraphs; ``costs`` as for ``specdec.why``."""
     total = [r for r in table if r["workload"] == "all"]
     reasons, faults = _why(run, table, costs), _origins(total) + _failures(total)
-    parts = [reasons, _explained(table), faults, _doubts(run), could_find(total)]
+    # More rounds can be asked of a comparison: a replay is the same each time, a quick one stops by itself.
+    plannable = "trace" not in run.meta and not run.meta["spec"].get("quick")
+    parts = [reasons, _explained(table), faults, _doubts(run), could_find(total) if plannable else []]
     return ["\n".join(lines) for lines in parts if lines]
 
 

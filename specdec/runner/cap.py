@@ -9,9 +9,10 @@ from typing import Any, Protocol
 from specdec.llama.ballast import Ballast, hold
 from specdec.llama.gguf import Header
 from specdec.spec import ModelOptions, RunSpec
-from specdec.vram.arms import case_table
-from specdec.vram.cards import capped_name
+from specdec.vram.arms import case_table, cases_of
+from specdec.vram.cards import capped_name, card_with
 from specdec.vram.overheads import CUDA_CONTEXT, MIB
+from specdec.vram.plan import fit
 
 
 @dataclass(slots=True)
@@ -68,8 +69,18 @@ def hold_cap(spec: Capped, in_process: bool, say: Callable[[str], None]) -> Cap:
 
 
 def describe_cap(spec: RunSpec, header: Header) -> dict[str, Any] | None:
-    """What run.json says of a cap: its size, the split, and what each strategy is expected to take; null without."""
+    """What run.json says of a cap: its size, the split, what each strategy is expected to take, and of a planned card the
+    split that each could have for itself (``own_splits``); null without."""
     if not spec.vram_limit:
         return None
-    split = {"gpu_layers": spec.model.gpu_layers, "n_cpu_moe": spec.model.n_cpu_moe}
-    return {"card": spec.card, "vram_limit_mib": spec.vram_limit, **split, "expected": case_table(spec, header)}
+    said = {"card": spec.card, "vram_limit_mib": spec.vram_limit, **_split(spec.model)}
+    said["expected"] = case_table(spec, header)
+    if spec.card:
+        card = card_with(spec.card, spec.vram_limit)
+        fits = (fit(case, header, spec.model, card) for case in cases_of(spec, header))
+        said["own_splits"] = {f.case.label: _split(f.options) for f in fits}
+    return said
+
+
+def _split(model: ModelOptions) -> dict[str, int]:
+    return {"gpu_layers": model.gpu_layers, "n_cpu_moe": model.n_cpu_moe}

@@ -130,7 +130,7 @@ def _arm(plan: Plan, arm: Arm) -> dict[str, Any]:
     return {**named, "snapshots": arm.snapshots, **own}
 
 
-_IDENTITY = ("prompts", "strategies", "model file", "machine", "number of snapshots that fit into memory")
+_IDENTITY = ("prompts", "recording", "strategies", "model file", "machine", "number of snapshots that fit into memory")
 
 
 def what_changed(before: dict[str, Any], now: dict[str, Any]) -> str | None:
@@ -142,6 +142,7 @@ def _identity(meta: dict[str, Any], what: str) -> Any:
     machine = meta["environment"]
     return {
         "prompts": meta["prompts_sha256"],
+        "recording": (meta.get("teacher") or {}).get("sha256"),
         "strategies": meta["strategies"],
         "model file": meta["model"]["header_sha256"],
         "machine": (machine["cpu"], meta["labels"]["card"], machine["packages"]),

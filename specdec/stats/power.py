@@ -19,6 +19,8 @@ WANTED = 0.03
 """The effect that more rounds are planned for."""
 _LAUNCHES = 3
 """Launches that are advised before repeats: they show what a process does, and three rounds leave a burst out."""
+_FAR = 1.0
+"""Of a logarithm: what lies beyond is no figure to plan with."""
 _MOST_ROUNDS = 30
 """More rounds than this are no advice: more prompts are."""
 
@@ -32,14 +34,16 @@ class Rounds:
 
 
 def smallest_effect(estimate: Estimate, comparisons: int) -> float | None:
-    """The speedup, less 1, that would be found 80 times of 100 with this error; None where no verdict is given.
+    """The speedup, less 1, that would be found 80 times of 100 with this error; None where no verdict is given, or where it
+    is beyond 2.7 times: with so few launches and prompts nothing can be planned.
 
     Args:
         comparisons: how many the table makes; one alone has to stand out of so many.
     """
     if estimate.log_error is None or estimate.prompts < FEWEST_PROMPTS:
         return None
-    return math.expm1(_reach(estimate.freedom, comparisons) * estimate.log_error)
+    reach = _reach(estimate.freedom, comparisons) * estimate.log_error
+    return math.expm1(reach) if reach < _FAR else None
 
 
 def rounds_for(estimate: Estimate, comparisons: int, effect: float = WANTED) -> Rounds | None:

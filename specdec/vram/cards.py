@@ -33,6 +33,12 @@ class Card:
         return (round(self.gigabytes * 1024) - _HELD_BACK_MIB - self.reserve_mib) * MIB
 
 
+def card_with(name: str, budget_mib: int) -> Card:
+    """The card of this name, as ``8 GB``, of which ``budget_mib`` may be used."""
+    whole = parse_cards(name, 0)[0]
+    return Card(whole.gigabytes, whole.budget // MIB - budget_mib)
+
+
 def capped_name(card: str, limit_mib: int, gpus: str, enforced: bool) -> str:
     """How results name a card that was made smaller than it is, or that was planned for and could not be enforced."""
     size = card or f"{limit_mib:,} MiB"

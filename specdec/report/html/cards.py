@@ -104,7 +104,7 @@ def memory(runs: list[Run]) -> Picture | None:
         drawn,
         "VRAM as planned, by item. " + "; ".join(said) + ".",
         "Behind a name: layers whose experts lie in RAM, or layers on the GPU. Dashed: what one process may take of the"
-        " card. context and scratch are the process's own; a strategy's weights, caches and snapshots are in their kinds.",
+        " card. context and kernels are the process's own; a strategy's weights, caches and snapshots are in their kinds.",
     )
 
 
@@ -139,7 +139,7 @@ def _bars(runs: list[Run], rows: list[Row]) -> list[tuple[str, dict[str, int]]]:
     arms = [(BASELINE, at["plain"]) for _, at in arms if at["plain"]] + arms
     found: dict[tuple[str, str], dict[str, int]] = {}
     for label, at in arms:
-        if label in expected[at["run"]]:
+        if label in expected.get(at["run"], {}):
             split = split_name(at["n_cpu_moe"], at["gpu_layers"]).removeprefix("--")
             found.setdefault((label, split), _by_kind(expected[at["run"]][label]))
     order = list(dict.fromkeys(label for label, _ in found))
