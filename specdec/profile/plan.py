@@ -27,8 +27,11 @@ LONG_LENGTHS = (1, 2, 4, 8, 16, 32, 48, 64)
 """Draft lengths of strategies that draft at once (n-grams)."""
 DEPTHS = (128, 512, 2048, 4096, 16384)
 SWEEPS = 3
-_PLAIN = 6
-"""Steps in a row without a draft: plain decoding follows itself."""
+_PLAIN = 16
+"""Steps in a row without a draft that are counted: plain decoding follows itself."""
+_PLAIN_SETTLE = 8
+"""Steps before them that are not: after long passes, which compute, it takes several short ones, which wait for memory,
+until those are as fast as they are in a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,8 @@ def constant(setting: Setting, settle: int, round_: int, rng: random.Random) -> 
     for length in rng.sample(setting.lengths, len(setting.lengths)):
         kept = _kept(setting, length, round_, rng)
         first = kept[-1] if setting.planned and not setting.looks_back else length
-        wants += [Want(length, first, False, i == 0) for i in range(max(1, settle))]
+        lead = max(settle, _PLAIN_SETTLE) if length == 0 else max(1, settle)
+        wants += [Want(length, first, False, i == 0) for i in range(lead)]
         wants += [Want(length, a) for a in kept]
     return wants
 

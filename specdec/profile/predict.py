@@ -104,17 +104,18 @@ def phase_seconds(s: States, profile: Profile, arm: Arm) -> dict[str, Array]:
 
 def _verify(s: States, profile: Profile, arm: Arm, curves: list[dict[int, Costs]]) -> Array:
     """Target passes as measured beside the arm's own drafting; where that was with other snapshots, with the difference
-    that those make on the curve."""
-    tokens = s.drafted + 1
+    that those make to a plain pass, which is measured most often: the states that are kept are copied by every pass,
+    whatever its length."""
+    tokens, one = s.drafted + 1, np.ones_like(s.drafted)
 
-    def pass_(depths: dict[int, Costs]) -> Array:
-        return by_depth(depths, s.at, tokens, lambda c: c.verify(tokens, s.same))
+    def pass_(depths: dict[int, Costs], n: Ints = tokens) -> Array:
+        return by_depth(depths, s.at, n, lambda c: c.verify(n, s.same))
 
     seconds = _first_known([pass_(c) for c in curves])
     measured, wanted = _measured_snapshots(profile, arm), _snapshots(profile, arm)
     if measured == wanted:
         return seconds
-    kept = {count: pass_(depths) for count, depths in profile.by_snapshots().items()}
+    kept = {count: pass_(depths, one) for count, depths in profile.by_snapshots().items()}
     difference = _between(kept, wanted) - _between(kept, measured)
     return np.where(s.drafted > 0, seconds + difference, seconds)
 
