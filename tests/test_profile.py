@@ -25,7 +25,7 @@ from specdec.profile.plan import Setting
 from specdec.profile.predict import Arm, expect, plain_step, predict_steps
 from specdec.profile.spec import ProfileSpec
 from specdec.profile.stage import Outcome, Script, Scripted
-from specdec.profile.steps import redecoded, same_shape, spread
+from specdec.profile.steps import level, redecoded, same_shape
 from specdec.profile.stored import Profile
 from specdec.report import profile as tables
 from specdec.report.experts import uniform_law
@@ -363,17 +363,20 @@ def test_the_side_of_one_counts_where_the_effect_is_clear(
     assert row.right_side is right
 
 
-def test_costs_are_means_and_stalls_are_spread(clock: Time) -> None:
-    point = spread([1.0, 1.0, 1.0, 2.0, 90.0])
-    assert (point.median, point.mean, point.n) == (1.0, 1.25, 5)
+def test_what_held_the_machine_up_lengthens_all_costs_alike(clock: Time) -> None:
+    """A burst in the passes of one length leaves the curve's shape as it is."""
     costs = measured(clock, False).plain()[32]
     passes, yes = np.array([1, 4]), np.ones(2, bool)
     before = costs.verify(passes, yes)
     stalled = dict(costs.steps.phase)
     stalled["verify"] = stalled["verify"].copy()
-    stalled["verify"][np.flatnonzero(costs.steps.drafted == 3)[0]] += 1.0
-    after = Costs(replace(costs.steps, phase=stalled), False).verify(passes, yes)
-    assert after == pytest.approx(before * (1 + 1 / costs.steps.phase["verify"].sum()), rel=0.02)
+    hit = np.flatnonzero(costs.steps.drafted == 3)[0]
+    stalled["verify"][hit] *= 3
+    more = stalled["verify"].sum() / costs.steps.phase["verify"].sum()
+    steps = replace(costs.steps, phase=stalled)
+    after = Costs(steps, False, level([steps])).verify(passes, yes)
+    assert level([costs.steps]) == pytest.approx(1.0, abs=0.01)
+    assert after == pytest.approx(before / costs.level * more, rel=0.02)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-"""From the stored steps of a profile to costs that can be looked up: means at measured points (stalls spread over all),
-straight lines between measured neighbours, nothing beyond them.
+"""From the stored steps of a profile to costs that can be looked up: medians at measured points, all lengthened by what
+the profile's passes took beyond theirs, straight lines between measured neighbours, nothing beyond them.
 
 A cost that was not measured is NaN, so that a prediction made with it is undefined and not wrong. Only the depth is
 held at the first or last measured one beyond their range; a prediction says how many of its steps that concerned.
@@ -16,7 +16,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from specdec.profile.steps import Array, Ints, Point, Spread, Steps, mean, spread
+from specdec.profile.steps import Array, Ints, Point, Spread, Steps, spread
 
 _DEPENDS: dict[str, Callable[[Steps], tuple[Ints, ...]]] = {
     "propose": lambda s: (s.drafted, s.accepted_before, (s.accepted_before == s.drafted_before).astype(np.int64)),
@@ -35,10 +35,12 @@ class Costs:
     Args:
         steps: what was measured.
         looks_back: what a draft costs depends on its length alone, and not on what was kept before it.
+        level: factor from medians to what sums are made of (``steps.level``).
     """
 
     steps: Steps
     looks_back: bool
+    level: float = 1.0
 
     @cached_property
     def verify_points(self) -> dict[bool, dict[int, Spread]]:
@@ -55,7 +57,7 @@ class Costs:
 
     def verify(self, tokens: Ints, same: npt.NDArray[np.bool_]) -> Array:
         """Seconds of target passes over ``tokens`` tokens, after passes of the same length or not."""
-        at_same, at_other = (self._curve(self.verify_points[s])(tokens) * self._held_up for s in (True, False))
+        at_same, at_other = (self._curve(self.verify_points[s])(tokens) * self.level for s in (True, False))
         chosen, rest = np.where(same, at_same, at_other), np.where(same, at_other, at_same)
         return np.where(np.isnan(chosen), rest, chosen)
 
@@ -80,7 +82,7 @@ class Costs:
     def _propose_table(self, size: int) -> Array:
         """[drafted, accepted before, whole before]: measured cells; elsewhere the cost of the length and the extra cost
         of the state before, which do not depend on each other."""
-        cells = self._means["propose"]
+        cells = self._typical["propose"]
         cells = {p: v for p, v in cells.items() if p[0] > 0}
         base = {k: v for (k, a, whole), v in cells.items() if a == 0 and not whole}
         every = np.arange(size)
@@ -100,17 +102,17 @@ class Costs:
 
     def sample(self, rows: Ints) -> Array:
         """Seconds of choosing the target's tokens from ``rows`` rows of logits."""
-        points = self._means["sample"]
+        points = self._typical["sample"]
         return self._curve({n: v for (n,), v in points.items()})(rows)
 
     def catch_up(self, accepted: Ints) -> Array:
         """Seconds of handing the hidden rows of the kept tokens over."""
-        points = self._means["catch_up"]
+        points = self._typical["catch_up"]
         return self._curve({n: v for (n,), v in points.items()}, beyond=True)(accepted)
 
     def roll_back(self, drafted: Ints, accepted: Ints) -> Array:
         """Seconds of what is kept before a pass and of undoing what was rejected after it."""
-        points = self._means["roll_back"]
+        points = self._typical["roll_back"]
         whole = {k: v for (k, a), v in points.items() if a == k}
         size = int(drafted.max(initial=0)) + 1
         table = np.full((size, size), np.nan)
@@ -129,26 +131,19 @@ class Costs:
 
     def other(self, accepted: Ints) -> Array:
         """Seconds of everything else in a step: Python around the phases, and taking the tokens over."""
-        points = self._means["other"]
+        points = self._typical["other"]
         return self._curve({n: v for (n,), v in points.items()}, beyond=True)(accepted)
 
     def translate(self, drafted: Ints) -> Array:
         """Seconds of changing between vocabularies."""
-        points = self._means["translate"]
+        points = self._typical["translate"]
         return self._curve({n: v for (n,), v in points.items()}, beyond=True)(drafted)
 
     @cached_property
-    def _held_up(self) -> float:
-        """How much longer all target passes took together than without stalls. Stalls are too rare to be seen at each
-        point and too long to be left out, so what they took is spread over all passes."""
-        points = [v for by_tokens in self.verify_points.values() for v in by_tokens.values()]
-        return float(self.steps.phase["verify"].sum()) / sum(v.mean * v.n for v in points)
-
-    @cached_property
-    def _means(self) -> dict[str, dict[Point, float]]:
-        """Of each phase, the mean seconds by what the phase depends on."""
+    def _typical(self) -> dict[str, dict[Point, float]]:
+        """Of each phase, seconds by what the phase depends on."""
         return {
-            phase: {point: mean(values) for point, values in self.steps.points(phase, key).items()}
+            phase: {point: float(np.median(v)) * self.level for point, v in self.steps.points(phase, key).items()}
             for phase, key in _DEPENDS.items()
         }
 
@@ -157,7 +152,7 @@ class Costs:
         """Straight lines between neighbours; NaN beyond the first and the last point unless they hold there."""
         at = np.array(sorted(points), np.float64)
         values = [points[int(n)] for n in at]
-        seconds = np.array([v.mean if isinstance(v, Spread) else v for v in values], np.float64)
+        seconds = np.array([v.median if isinstance(v, Spread) else v for v in values], np.float64)
         if not len(at):
             return lambda n: np.full(np.shape(n), np.nan)
         edge = {} if beyond else {"left": np.nan, "right": np.nan}

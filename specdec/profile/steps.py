@@ -19,15 +19,14 @@ Point = tuple[int, ...]
 
 
 _STALL = 5.0
-"""A step that took this many times the median of its point was held up by something else."""
+"""Medians: what a step took beyond so many was one event, and counts as so many."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Of one measured point, seconds; ``mean`` is what sums are made of (see ``mean``)."""
+    """Of one measured point, seconds."""
 
     median: float
-    mean: float
     low: float
     high: float
     n: int
@@ -39,16 +38,10 @@ class Spread:
 
 
 def spread(seconds: Iterable[float]) -> Spread:
-    """Median, mean and quartiles."""
+    """Median and quartiles."""
     values = np.fromiter(seconds, np.float64)
     low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
-    return Spread(float(middle), mean(values), float(low), float(high), len(values))
-
-
-def mean(seconds: Array) -> float:
-    """The mean, without stalls. A generation's time is a sum of steps, and their times lean to the right (other threads
-    wake, caches are cold): medians added up come out some per cent short."""
-    return float(seconds[seconds <= _STALL * np.median(seconds)].mean())
+    return Spread(float(middle), float(low), float(high), len(values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,3 +101,19 @@ def join_steps(lines: list[Sample], settle: int, recurrent: bool) -> Steps:
             phases[phase].append(np.array(line["phase_us"][phase])[counted] * 1e-6)
     joined: dict[str, Any] = {name: np.concatenate(parts) for name, parts in columns.items()}
     return Steps(**joined, phase={phase: np.concatenate(parts) for phase, parts in phases.items()})
+
+
+def level(settings: Iterable[Steps]) -> float:
+    """How much longer all target passes of a profile took together than the medians of their points say.
+
+    A generation's time is a sum of steps, and their times lean to the right (other threads wake, caches are cold), so
+    medians added up come out some per cent short. One factor for the whole profile: what holds a machine up for a while
+    hits whatever is measured then, and a mean of its own for each point would make one strategy look dear, another cheap.
+    """
+    took = expected = 0.0
+    for steps in settings:
+        for values in steps.points("verify", lambda s: (s.drafted + 1, s.same.astype(np.int64))).values():
+            middle = float(np.median(values))
+            took += float(np.minimum(values, _STALL * middle).sum())
+            expected += middle * len(values)
+    return took / expected if expected else 1.0

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from specdec.errors import SpecdecError
 from specdec.profile.costs import Costs
 from specdec.profile.plan import TEXT
-from specdec.profile.steps import Spread, join_steps
+from specdec.profile.steps import Spread, join_steps, level
 from specdec.store import Run, Sample
 
 
@@ -45,12 +45,13 @@ class Profile:
                 back[key] = line["looks_back"]
         if not groups:
             raise SpecdecError(f"{run.folder} holds no measured steps.", "Take the profile again.")
-        self.costs = {
-            key: {
-                depth: Costs(join_steps(lines, self.settle, self.recurrent), back[key])
-                for depth, lines in sorted(depths.items())
-            }
+        steps = {
+            key: {depth: join_steps(lines, self.settle, self.recurrent) for depth, lines in sorted(depths.items())}
             for key, depths in groups.items()
+        }
+        whole = level(s for depths in steps.values() for s in depths.values())
+        self.costs = {
+            key: {depth: Costs(s, back[key], whole) for depth, s in depths.items()} for key, depths in steps.items()
         }
 
     @property
