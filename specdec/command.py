@@ -32,7 +32,7 @@ def compare_command(options: Mapping[str, Any]) -> str:
 
 def _whole(options: Mapping[str, Any], default: dict[str, Any] | None = None) -> dict[str, Any]:
     """All options and no other, each of ``options`` where it is there."""
-    whole = {}
+    whole: dict[str, Any] = {}
     for name, usual in (default or RunSpec(target="demo").model_dump(mode="json")).items():
         value = options.get(name, usual)
         if isinstance(usual, dict):
