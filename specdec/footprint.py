@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from specdec.llama.accounting import in_ram
+from specdec.llama.accounting import PLACES, by_place, place_of
 from specdec.metrics import BASELINE, arm_of
 from specdec.store import Run, Sample
-from specdec.types import Row
-
-PLACES = ("GPU", "RAM")
+from specdec.types import MemoryItem, Row
 
 
 def footprints(run: Run) -> list[Row]:
@@ -26,20 +24,21 @@ def footprints(run: Run) -> list[Row]:
     together; ``untold``, the difference. None where it is not known.
     """
     known = [arm for arm in run.meta.get("memory", []) if arm["items"] is not None]
-    plain = {arm["engine"]: _sums(arm["items"]) for arm in known if arm["strategy"] == BASELINE}
+    plain = {arm["engine"]: by_place(_items(arm)) for arm in known if arm["strategy"] == BASELINE}
     return [_row(run, arm, plain.get(arm["engine"])) for arm in known]
 
 
 def _row(run: Run, arm: dict[str, Any], plain: dict[str, int] | None) -> Row:
     key = arm["engine"], arm["strategy"], arm["rollback"]
     samples = [s for s in run.samples if arm_of(s) == key and s["status"] == "ok" and not s["warmup"]]
-    sums = _sums(arm["items"])
+    items = _items(arm)
+    sums = by_place(items)
     row: Row = dict(zip(("engine", "strategy", "rollback"), key, strict=True))
     for place in PLACES:
         kinds: Counter[str] = Counter()
-        for item in arm["items"]:
-            if _place(item) == place:
-                kinds[item["kind"]] += item["bytes"]
+        for item in items:
+            if place_of(item.device) == place:
+                kinds[item.kind] += item.bytes
         more = None if plain is None else sums[place] - plain[place]
         row[place] = {"items": dict(kinds), "total": sums[place], "more": more} | _observed(samples, place)
     return row
@@ -67,9 +66,5 @@ def _counted(machine: dict[str, Any], place: str) -> tuple[int, str] | None:
     return None
 
 
-def _sums(items: list[dict[str, Any]]) -> dict[str, int]:
-    return {place: sum(i["bytes"] for i in items if _place(i) == place) for place in PLACES}
-
-
-def _place(item: dict[str, Any]) -> str:
-    return "RAM" if in_ram(item["device"]) else "GPU"
+def _items(arm: dict[str, Any]) -> list[MemoryItem]:
+    return [MemoryItem(i["device"], i["kind"], i["bytes"]) for i in arm["items"]]

@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -32,6 +33,10 @@ Defaults = dict[str, dict[str, Value]]
 GROUPS = {"ngram": ("ngram-simple", "ngram-mod")}
 """Words that stand for several strategies."""
 
+_FILE = re.compile(r"(?P<file>[^()]+\.py(:\w+)?)(?P<options>\(.*\))?", re.DOTALL)
+_FILE_ALONE = re.compile(r"(?P<file>.+\.py(:\w+)?)", re.DOTALL)
+"""Brackets in the path: then no options can be told from it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -40,6 +45,8 @@ class Found:
     cls: type[Strategy]
     origin: str
     file_sha256: str | None
+    file: str = ""
+    """``file.py:Class`` where the user named it so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,12 @@ class Planned:
         if self.children:
             strategy.combine([(child.label, child.build(single)) for child in self.children])
         return strategy
+
+    @property
+    def files(self) -> list[str]:
+        """The ``file.py:Class`` of it and of those nested in it that are known by their files alone."""
+        own = [self.found.file] if self.found.file else []
+        return list(dict.fromkeys(own + [file for child in self.children for file in child.files]))
 
     @property
     def resolved(self) -> dict[str, object]:
@@ -83,7 +96,7 @@ class Registry:
             self._add(cls, f"entry point {point.value}")
         for spec in files:
             cls = load_class(spec)
-            self._add(cls, spec)
+            self._add(cls, spec, spec)
 
     def names(self) -> list[str]:
         """Known names, ``none`` first."""
@@ -136,7 +149,7 @@ class Registry:
             ):
                 self._add(cls, "built in")
 
-    def _add(self, cls: type[Strategy], origin: str) -> None:
+    def _add(self, cls: type[Strategy], origin: str, named: str = "") -> None:
         file = inspect.getsourcefile(cls)
         where = f"{origin} ({file})" if origin == "built in" else origin
         _check_class(cls, where)
@@ -144,7 +157,7 @@ class Registry:
             other = self.known[cls.name].origin
             raise SpecdecError(f"Two strategies are called {cls.name!r}: {other} and {where}.", "Rename one of them.")
         sha = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file and Path(file).exists() else None
-        self.known[cls.name] = Found(cls, where, sha)
+        self.known[cls.name] = Found(cls, where, sha, named)
 
 
 def load_class(spec: str) -> type[Strategy]:
@@ -178,6 +191,22 @@ def load_class(spec: str) -> type[Strategy]:
             f"--strategy {spec}: {path_text} has {len(strategies)} strategies.", "Name one: file.py:Class."
         )
     return _check_class(strategies[0], spec)
+
+
+def named(text: str) -> tuple[str, tuple[str, ...]]:
+    """(the strategy in its syntax, the file that defines it, if one does).
+
+    Of ``./file.py:Class(n_max=2)`` the class's own name with these options; all else is left as it is.
+    """
+    own = _FILE.fullmatch(text) or _FILE_ALONE.fullmatch(text)
+    if own is None:
+        return text, ()
+    return load_class(own["file"]).name + (own.groupdict().get("options") or ""), (own["file"],)
+
+
+def default_strategies(mtp: bool, draft: bool, files: tuple[str, ...] = ()) -> str:
+    """What takes part where nothing is named: what the models allow, n-grams, and the strategies of files."""
+    return ",".join(["mtp"] * mtp + ["draft"] * draft + ["ngram", *(load_class(f).name for f in files)])
 
 
 def _check_class(cls: Any, where: str) -> type[Strategy]:

@@ -46,6 +46,13 @@ class ModelOptions(Checked):
     main_gpu: int = Field(-1, ge=-1)
     device: str = ""
 
+    @property
+    def split(self) -> str:
+        """Where the layers lie, in llama.cpp's words: ``--n-cpu-moe 31`` or ``-ngl 20``; ``all on the GPU``."""
+        parts = [f"-ngl {self.gpu_layers}"] if self.gpu_layers >= 0 else []
+        parts += [f"--n-cpu-moe {self.n_cpu_moe}"] if self.n_cpu_moe else []
+        return " ".join(parts) or "all on the GPU"
+
 
 class SamplingOptions(Checked):
     """``sampling``: greedy, or the GGUF's own recommendation (``model``); single values override it."""

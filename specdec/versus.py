@@ -16,7 +16,8 @@ from specdec.differences import Difference
 from specdec.differences import environment as environment_differences
 from specdec.differences import settings as setting_differences
 from specdec.errors import SpecdecError
-from specdec.metrics import ALL, BASELINE, ENGINE, Arm, arm_of, arms_of
+from specdec.metrics import ALL, BASELINE, Arm, arm_of, arms_of
+from specdec.report.names import arm_name
 from specdec.stats import Estimate, Pairs, estimate, judge, launch_spread
 from specdec.stats.pairs import Floats
 from specdec.stats.verdicts import CANNOT_TELL
@@ -172,9 +173,7 @@ def _pairs(run: Generations, arm: Arm, base: Arm | None, prompts: list[tuple[str
 
 def _names(run: Run) -> set[str]:
     """Arms and prompts of a run, by name."""
-    arms = {" ".join(p for p in (s, f"[{r}]" if r != "auto" else "", "" if e == ENGINE else f"on {e}") if p)
-            for e, s, r in arms_of(run)}  # fmt: skip
-    return arms | {f"prompt {p['id']}" for p in run.meta["prompts"]}
+    return {arm_name(*arm) for arm in arms_of(run)} | {f"prompt {p['id']}" for p in run.meta["prompts"]}
 
 
 def _lines(a: Run, b: Run, settings: Sequence[Difference], found: Sequence[_Found]) -> list[str]:

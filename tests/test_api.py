@@ -140,6 +140,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
                 override_tensor="a,b=CPU",
             ),
         ),
+        ("compare", lambda: specdec.compare(engine=None)),
         ("profile", lambda: specdec.take_profile()),
         (
             "profile -m x.gguf --depths 64,128 --lengths 1,2 --threads 2,4 --temp 0.5 -ctk q8_0",
@@ -239,6 +240,7 @@ def test_known_classes_and_files_need_no_copy(tmp_path: Path, notebook: dict[str
     (tmp_path / "mine.py").write_text("".join(CELLS[:5]))
     given = f"{tmp_path}/mine.py:AfterLast"
     assert named(["mtp", given], tmp_path) == ("mtp,after-last", (given,))
+    assert named(["mtp", f"{given}(n_max=2)"], tmp_path) == ("mtp,after-last(n_max=2)", (given,))
     text, files = named(load_class(given), tmp_path)
     assert (text, files) == ("after-last", (given,))
 

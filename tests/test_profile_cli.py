@@ -12,6 +12,10 @@ import pytest
 from page import check_page
 
 from specdec.cli import main
+from specdec.errors import SpecdecError
+from specdec.profile import measure
+from specdec.profile.job import strategies_of
+from specdec.profile.spec import ProfileSpec
 from specdec.types import PHASES
 
 PROFILE = ("--depths", "32,64", "--lengths", "1..3,6", "--n-max", "2", "--repeats", "3", "--threads", "1")
@@ -30,6 +34,31 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
         return code, captured.out, captured.err
 
     return specdec
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [((), ["none", "mtp", "draft", "ngram-simple", "ngram-mod", "mine"]), (("-s", "mtp"), ["none", "mtp", "mine"])],
+)
+def test_a_strategy_file_joins(
+    call: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, more: tuple[str, ...], expected: list[str]
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from specdec import Draft, Strategy\n"
+        "class Mine(Strategy):\n"
+        "    name = 'mine'\n"
+        "    def propose(self, context, max_tokens):\n"
+        "        return Draft()\n"
+    )
+    seen: list[ProfileSpec] = []
+
+    def take(spec: ProfileSpec, *_: object) -> None:
+        seen.append(spec)
+        raise SpecdecError("as far as this")
+
+    monkeypatch.setattr(measure, "take_profile", take)
+    assert call("profile", "--strategy", f"{tmp_path}/mine.py:Mine", *more)[0] == 2
+    assert [p.label for p in strategies_of(seen[0], has_mtp=True)] == expected
 
 
 def test_profile_then_predict_then_report(call: Any, nano_hybrid: Path) -> None:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import pytest
 
 from specdec.errors import SpecdecError
-from specdec.registry import Registry, load_class
+from specdec.registry import Registry, default_strategies, load_class, named
 from specdec.syntax import Call, parse, render
 from specdec.testing.conformance import check_strategy
 
@@ -107,6 +107,25 @@ class TestFiles:
         assert planned.label == "mine"
         assert len(planned.found.file_sha256 or "") == 64
         assert load_class(str(mine)).name == "mine"
+
+    def test_a_file_where_a_name_may_stand(self, mine: Path) -> None:
+        assert named(f"{mine}:Mine") == ("mine", (f"{mine}:Mine",))
+        assert named(f"{mine}:Mine(a=1, b=x)") == ("mine(a=1, b=x)", (f"{mine}:Mine",))
+        assert named(str(mine)) == ("mine", (str(mine),))
+        for text in ("mtp", "ngram-mod(n_max=2),mtp", "draft(model=x.py)", 'draft(model="x.py")'):
+            assert named(text) == (text, ())
+        folder = mine.parent / "a (1)"
+        folder.mkdir()
+        moved = mine.rename(folder / mine.name)
+        assert named(f"{moved}:Mine") == ("mine", (f"{moved}:Mine",))
+
+    def test_files_of_a_plan(self, mine: Path) -> None:
+        planned = Registry((f"{mine}:Mine",)).plan("ngram-mod,cascade(ngram-mod, mine)")
+        assert [p.files for p in planned] == [[], [], [f"{mine}:Mine"]]
+
+    def test_default_strategies_are_joined_by_those_of_files(self, mine: Path) -> None:
+        assert default_strategies(mtp=True, draft=True) == "mtp,draft,ngram"
+        assert default_strategies(mtp=False, draft=False, files=(f"{mine}:Mine",)) == "ngram,mine"
 
     @pytest.mark.parametrize(
         ("change", "spec", "message"),

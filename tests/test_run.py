@@ -103,7 +103,7 @@ def test_a_strategy_of_your_own_with_options(call: Any, tmp_path: Path) -> None:
     assert code == 0
     assert out
     assert re.search(r"of 2[0-3] draft tokens accepted", err)
-    assert "--strategy mine.py:Mine --strategies 'mine(token=7)'" in err
+    assert "--strategies 'mine(token=7)' --strategy mine.py:Mine" in err
 
 
 @pytest.mark.parametrize(

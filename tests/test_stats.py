@@ -229,7 +229,7 @@ class TestStability:
         assert line.startswith("Repeats of the same prompt spread by 49%")
         assert "a under none, 5.0-10.0 tok/s" in line
         assert "Something else used the machine" in line
-        assert line.endswith("specdec compare --target 'x y.gguf' --workloads a,b --repeats 3 --launches 3")
+        assert line.endswith("specdec compare --target 'x y.gguf' --workloads a,b --limit 0 --repeats 3 --launches 3")
         (line,) = unsteady([generation("a", 1.0 + x, launch=x) for x in range(2)], self.spec, {})
         assert line.startswith("Launches of the same prompt")
 
@@ -251,7 +251,18 @@ class TestStability:
             "sampling": {"temp": 0.8}, "model": {"op_offload": False, "n_cpu_moe": 31},
         }  # fmt: skip
         wanted = (
-            "specdec compare --target m.gguf --limit 0 --ignore-eos --stop x --stop y --temp 0.8 --no-op-offload"
-            " --n-cpu-moe 31 --repeats 8 --launches 3"
+            "specdec compare --target m.gguf --limit 0 --repeats 8 --launches 3 --ignore-eos --stop x --stop y --temp 0.8"
+            " --n-cpu-moe 31 --no-op-offload"
         )
         assert again({"repeats": 4}, given) == wanted
+
+    def test_a_quick_run_is_asked_for_as_a_whole_one(self) -> None:
+        given = {"target": "m.gguf", "quick": True, "n_predict": 64}
+        wanted = "specdec compare --target m.gguf --limit 0 --n-predict 64 --repeats 3 --launches 3"
+        assert again(given, given) == wanted
+
+    def test_a_run_of_a_group_has_no_command_of_its_own(self) -> None:
+        given = {"target": "m.gguf", "group": "g", "arm": "same VRAM", "card": "8 GB", "vram_limit": 7168}
+        assert again(given, given) is None
+        (line,) = unsteady([generation("a", 1.0 + r, repeat=r) for r in range(2)], given, given)
+        assert line.endswith("End other programs, then run the whole group once more.")

@@ -258,6 +258,28 @@ def test_plan_from_the_command_line(shape: Path, draft_shape: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ([], ["none", "mtp", "ngram-simple", "ngram-mod", "mine"]),
+        (["-s", "mtp"], ["none", "mtp", "mine"]),
+    ],
+)
+def test_a_strategy_file_joins_a_plan(shape: Path, tmp_path: Path, more: list[str], expected: list[str]) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from specdec import Draft, Strategy\n"
+        "class Mine(Strategy):\n"
+        "    name = 'mine'\n"
+        "    def propose(self, context, max_tokens):\n"
+        "        return Draft()\n"
+    )
+    file = f"{tmp_path}/mine.py:Mine"
+    result = CliRunner().invoke(app, ["plan", "-m", str(shape), "--strategy", file, "--card", "8GB", "--json", *more])
+    plans = orjson.loads(result.output)["plans"]
+    assert [plan["strategy"] for plan in plans] == expected
+    assert [file in plan["specdec"] for plan in plans] == [name == "mine" for name in expected]
+
+
+@pytest.mark.parametrize(
     ("more", "why"),
     [(["--n-cpu-moe", "3"], "contradict"), (["--vram-limit", "900"], "exclude"), (["--quick"], "exclude")],
 )

@@ -60,7 +60,7 @@ def compare(
     """
     folder = Path(results)
     text, files = named(strategies, folder)
-    engine, both = words.pop("engine", "specdec"), words.pop("with_llama_server", False)
+    engine, both = words.pop("engine", None), words.pop("with_llama_server", False)
     own = {
         "target": target,
         "strategies": text,
@@ -69,7 +69,7 @@ def compare(
         "limit": (limit if limit is not None else 0 if quick else LIMIT) or None,
         "n_predict": QUICK_N_PREDICT if n_predict is None and quick else n_predict,
         "quick": quick,
-        "engines": ("specdec", "llama-server") if both else (engine,),
+        "engines": ("specdec", "llama-server") if both else ("specdec" if engine is None else engine,),
     }
     spec = specification(RunSpec, "specdec.compare", CompareWords, own, words)
     from specdec import runner

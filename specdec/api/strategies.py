@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from specdec import registry
 from specdec.api.source import self_contained
 from specdec.errors import SpecdecError
-from specdec.registry import Registry, load_class
 from specdec.strategy import Strategy
 from specdec.syntax import Call, render
 
@@ -21,30 +20,28 @@ Given = One | Sequence[One]
 FOLDER = "strategies"
 """Folder beside the runs that holds strategies which had no file of their own."""
 
-_FILE = re.compile(r"\.py(:\w+)?$")
-
 
 def named(given: Given, results: Path) -> tuple[str, tuple[str, ...]]:
     """The strategy syntax's text, and the ``file.py:Class`` of what is not known by name.
 
     Args:
-        given: text, ``./file.py:Class``, a class, an instance (its options count), or several of them.
+        given: text, ``./file.py:Class`` (options in brackets after it), a class, an instance (its options count), or
+            several of them.
         results: the folder of the runs; classes without a file of their own are written there, under ``strategies``.
 
     Raises:
         SpecdecError: something that is no strategy, or cannot be handed to a worker process.
     """
-    known = Registry().known
-    texts, files = [], []
+    known = registry.Registry().known
+    texts: list[str] = []
+    files: list[str] = []
     alone = isinstance(given, str | type | Strategy) or not isinstance(given, Iterable)
     several: list[Any] = [given] if alone else [*given]  # type: ignore[misc]
     for one in several:
-        if isinstance(one, str) and not _FILE.search(one):
-            texts.append(one)
-            continue
         if isinstance(one, str):
-            files.append(one)
-            texts.append(load_class(one).name)
+            text, own = registry.named(one)
+            texts.append(text)
+            files += own
             continue
         call = _call(one)
         cls = one if isinstance(one, type) else type(one)

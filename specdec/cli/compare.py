@@ -217,7 +217,7 @@ def with_files(strategies: str, files: list[str]) -> str:
         return strategies
     from specdec.registry import load_class
 
-    return ",".join([strategies, *(load_class(f).name for f in files)])
+    return ",".join(filter(str.strip, [strategies, *(load_class(f).name for f in files)]))
 
 
 def split(text: str) -> tuple[str, ...]:

@@ -35,6 +35,13 @@ StrategyFiles = Annotated[
     list[str],
     typer.Option("--strategy", help="Your own strategy, ./file.py:Class (repeatable); it joins the comparison."),
 ]
+MoreStrategyFiles = Annotated[
+    list[str],
+    typer.Option(
+        "--strategy",
+        help="Your own strategy, ./file.py:Class (repeatable); it joins those of --strategies, or the default ones.",
+    ),
+]
 DraftFile = Annotated[
     str,
     typer.Option(

@@ -21,7 +21,7 @@ def plan(
     strategies: Annotated[
         str, typer.Option("--strategies", "-s", help="Strategies, comma list; default: mtp, draft, ngram as there are.")
     ] = "",
-    strategy: o.StrategyFiles = [],  # noqa: B006 - Typer copies it
+    strategy: o.MoreStrategyFiles = [],  # noqa: B006 - Typer copies it
     reserve: o.Reserve = 512,
     ctx_size: Annotated[int, typer.Option("--ctx-size", "-c", help="Context, tokens.")] = 8192,
     cache_type_k: o.CacheTypeK = "f16",
@@ -45,7 +45,7 @@ def plan(
 
     spec = make_spec(
         **models.values(),
-        strategies=with_files(strategies, strategy),
+        strategies=strategies and with_files(strategies, strategy),
         strategy_files=tuple(strategy),
         rollback=split(rollback) or ("auto",),
         snapshots=snapshots,

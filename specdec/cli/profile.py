@@ -21,7 +21,7 @@ def profile(
         str,
         typer.Option("--strategies", "-s", help="Whose drafting is measured; default: mtp, draft, ngram as there are."),
     ] = "",
-    strategy: o.StrategyFiles = [],  # noqa: B006 - Typer copies it
+    strategy: o.MoreStrategyFiles = [],  # noqa: B006 - Typer copies it
     depths: Annotated[
         str, typer.Option("--depths", help="Tokens of context, comma list; default: as the model and time allow.")
     ] = "",
@@ -51,6 +51,7 @@ def profile(
 ) -> None:
     """Measure what a step costs here: the verify cost curve, drafting, rolling back, sampling, prompts."""
     from specdec import store
+    from specdec.cli.compare import with_files
     from specdec.cli.progress import watched
     from specdec.profile.measure import take_profile
     from specdec.profile.spec import ProfileSpec
@@ -59,7 +60,7 @@ def profile(
 
     values: dict[str, object] = {
         **models.values(),
-        "strategies": strategies,
+        "strategies": strategies and with_files(strategies, strategy),
         "strategy_files": tuple(strategy),
         "depths": _numbers("--depths", depths),
         "n_max": n_max,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -58,11 +56,12 @@ def run(
     """Generate one text and watch it grow: each token marked as accepted (from whom), bonus, or plain."""
     from specdec.cli.progress import warnings_as_lines
     from specdec.engine import Engine
+    from specdec.registry import named
     from specdec.runner.checks import plan_strategies, unused_options
     from specdec.spec import RunSpec, check
 
     asked = _prompt(prompt, raw=models.demo if chat is None else not chat)
-    strategies, files = _named(strategy)
+    strategies, files = named(strategy)
     models.announce()
     values = {
         **models.values(),
@@ -129,14 +128,14 @@ def _answer(engine: Engine, spec: RunSpec, prompt: Prompt, measure: str) -> None
 
 
 def _measure(spec: RunSpec) -> str:
-    """The command that measures what one text only hints at."""
-    words = ["specdec", "compare"]
-    for option, value in (("--target", spec.target), ("--draft", spec.draft), ("--mtp-model", spec.mtp_model)):
-        words += [option, value] if value not in ("", "demo", "demo-draft") else []
-    for file in spec.strategy_files:
-        words += ["--strategy", file]
-    words += ["--strategies", spec.strategies] if spec.strategies != "none" else []
-    return shlex.join(words)
+    """The command that measures what one text only hints at: with its settings, on the prompts that compare takes."""
+    from specdec.command import compare_command
+    from specdec.spec import LIMIT
+
+    asked = spec.model_dump(mode="json", exclude={"n_predict"}) | {"limit": LIMIT}
+    if spec.strategies == "none":
+        del asked["strategies"]
+    return compare_command(asked)
 
 
 def _write(step: TokenStep) -> None:
@@ -176,16 +175,6 @@ def _decoded(raw: bytes, where: str) -> str:
         return raw.decode()
     except UnicodeDecodeError as error:
         raise SpecdecError(f"{where}: is not UTF-8 text: {error}.") from error
-
-
-def _named(strategy: str) -> tuple[str, tuple[str, ...]]:
-    """(the strategy in its syntax, the file that defines it): of ``./file.py:Class(n_max=2)`` the class's own name."""
-    own = re.fullmatch(r"([^()]+\.py(?::\w+)?)(\(.*\))?", strategy, re.DOTALL)
-    if own is None:
-        return strategy, ()
-    from specdec.registry import load_class
-
-    return load_class(own[1]).name + (own[2] or ""), (own[1],)
 
 
 def _refuse_several(labels: list[str]) -> None:

@@ -9,6 +9,7 @@ from specdec.types import MemoryItem
 
 _LINE = re.compile(r"(\S+)\s+(model|KV|RS|compute|output)\s+buffer size\s*=\s*([\d.]+)\s*MiB")
 _KINDS = {"model": "weights", "KV": "KV", "RS": "recurrent", "compute": "compute", "output": "output"}
+PLACES = ("GPU", "RAM")
 _RAM = ("CPU", "Host", "AMX", "BLAS")
 
 
@@ -17,11 +18,16 @@ def in_ram(device: str) -> bool:
     return any(word in device for word in _RAM)
 
 
+def place_of(device: str) -> str:
+    """``GPU`` or ``RAM``: where a buffer of this name lies."""
+    return "RAM" if in_ram(device) else "GPU"
+
+
 def by_place(items: Iterable[MemoryItem]) -> dict[str, int]:
     """Bytes on all GPUs together and in RAM: ``GPU``, ``RAM``."""
-    sums = {"GPU": 0, "RAM": 0}
+    sums = dict.fromkeys(PLACES, 0)
     for item in items:
-        sums["RAM" if in_ram(item.device) else "GPU"] += item.bytes
+        sums[place_of(item.device)] += item.bytes
     return sums
 
 

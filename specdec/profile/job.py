@@ -19,7 +19,7 @@ from specdec.models import model_path
 from specdec.profile import plan
 from specdec.profile.plan import Setting
 from specdec.profile.spec import ProfileSpec
-from specdec.registry import Planned, Registry
+from specdec.registry import Planned, Registry, default_strategies
 from specdec.rollback import SNAPSHOT_RESERVE, snapshots_short_of
 from specdec.runner.cap import Cap, hold_cap
 from specdec.types import MemoryItem, Sampling, TokenArray
@@ -54,7 +54,7 @@ def prepare(spec: ProfileSpec, say: Say) -> Job:
     """Load the model, choose strategies and depths, and find out how long it will take."""
     path = model_path(spec.target)
     header = read_header(path)
-    planned = _strategies(spec, header.nextn_layers > 0 or bool(spec.mtp_model))
+    planned = strategies_of(spec, header.nextn_layers > 0 or bool(spec.mtp_model))
     probes = [p.build() for p in planned]
     for probe in probes:
         probe.check(header)
@@ -143,9 +143,9 @@ def _text(model: LlamaModel, n: int) -> TokenArray:
     return np.resize(np.concatenate(parts), max(n, have))
 
 
-def _strategies(spec: ProfileSpec, has_mtp: bool) -> list[Planned]:
+def strategies_of(spec: ProfileSpec, has_mtp: bool) -> list[Planned]:
     """What was named; else all that this target, and the draft model if there is one, can do."""
-    named = spec.strategies or ",".join(["mtp"] * has_mtp + ["draft"] * bool(spec.draft) + ["ngram"])
+    named = spec.strategies or default_strategies(has_mtp, bool(spec.draft), spec.strategy_files)
     defaults: dict[str, dict[str, Any]] = {
         "draft": {"model": spec.draft, "n_max": spec.n_max},
         "mtp": {"model": spec.mtp_model, "n_max": spec.n_max},

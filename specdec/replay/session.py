@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from specdec import store
+from specdec.command import compare_command
 from specdec.errors import SpecdecError
 from specdec.metrics import rows
 from specdec.registry import Registry
@@ -135,45 +135,19 @@ class _Session:
         writer.meta.update({k: v for k, v in meta(self.replay, labels, 0).items() if k in ("arms", "strategies")})
 
 
+_SAME = ("target", "workloads", "prompt_files", "limit", "seed", "ignore_eos", "thinking", "stop", "sampling", "model")
+"""Options of the recording that hold for its confirmation too."""
+
+
 def confirm(replay: Replay, defaults: list[str], found: dict[str, Any]) -> str:
     """The live command that puts the prediction to the test: default and best on the same prompts."""
-    from specdec.spec import RunSpec
-
-    default = RunSpec(target="").model_dump(mode="json")
-    spec, words = default | replay.trace.header["spec"], ["specdec", "compare"]
-    settings = list(dict.fromkeys([*defaults, found["best"]["strategy"]]))
-    words += ["--target", spec["target"], "--strategies", ",".join(settings)]
-    for option in ("draft", "mtp_model"):
-        if spec[option] and option.partition("_")[0] in " ".join(settings):
-            words += [f"--{option.replace('_', '-')}", spec[option]]
-    for file in replay.options.strategy_files:
-        words += ["--strategy", file]
-    if spec["workloads"]:
-        words += ["--workloads", ",".join(spec["workloads"])]
-    for file in spec["prompt_files"]:
-        words += ["--prompts", file]
-    words += ["--limit", str(spec["limit"] or 0), "--n-predict", str(replay.plan.n_predict)]
-    words += _differing(spec, default)
-    return shlex.join(words)
-
-
-def _differing(spec: dict[str, Any], default: dict[str, Any]) -> list[str]:
-    """The recording's other options, where they differ from the defaults."""
-    words: list[str] = []
-    flat = {k: (spec[k], default[k]) for k in ("seed", "ignore_eos", "thinking", "stop")}
-    for group in ("sampling", "model"):
-        flat |= {k: (v, default[group].get(k)) for k, v in spec[group].items()}
-    for key, (value, usual) in flat.items():
-        if value == usual:
-            continue
-        option = f"--{key.replace('_', '-')}"
-        if key == "op_offload":
-            words.append("--no-op-offload")
-        elif isinstance(value, bool):
-            words.append(option)
-        else:
-            words += [w for v in (value if isinstance(value, list) else [value]) for w in (option, str(v))]
-    return words
+    spec = replay.trace.header["spec"]
+    settings = ",".join(dict.fromkeys([*defaults, found["best"]["strategy"]]))
+    drafting = [name for name, word in (("draft", "draft"), ("mtp_model", "mtp")) if word in settings]
+    asked = {name: spec[name] for name in (*_SAME, *drafting) if name in spec}
+    files = list(replay.options.strategy_files)
+    own = {"strategies": settings, "strategy_files": files, "n_predict": replay.plan.n_predict}
+    return compare_command(asked | own)
 
 
 def all_rows(run: store.Run) -> Iterator[Row]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
 from itertools import groupby
 from typing import Any
 
 import orjson
 from tabulate import tabulate
 
+from specdec.command import compare_command
+from specdec.registry import Planned
 from specdec.server.options import NoCounterpart, model_arguments, strategy_arguments
+from specdec.spec import LIMIT
+from specdec.syntax import Value
 from specdec.vram.items import Item, total
 from specdec.vram.memory import CPU
 from specdec.vram.plan import Fit
@@ -20,8 +23,6 @@ _KINDS = ("weights", "KV", "recurrent", "snapshots", "checkpoint", "compute", "c
 CAPACITY_ONLY = (
     "An emulated or planned card has the capacity of the card, not its bandwidth: another GPU's speed is its own."
 )
-
-SpecdecCommand = Callable[[Fit], list[str]]
 
 
 def as_text(fits: list[Fit], target: str, threads: int) -> str:
@@ -47,25 +48,27 @@ def as_json(fits: list[Fit], target: str, threads: int) -> str:
     return orjson.dumps({"target": target, "plans": plans}, option=orjson.OPT_INDENT_2).decode()
 
 
-def specdec_command(fit: Fit, target: str) -> list[str]:
-    """The words of the ``specdec compare`` that measures this plan."""
-    o, case = fit.options, fit.case
-    words = ["specdec", "compare", "--target", target, "--strategies", case.label, "--ctx-size", str(case.n_ctx)]
-    words += ["--n-cpu-moe", str(o.n_cpu_moe)] if o.n_cpu_moe else []
-    words += ["--gpu-layers", str(o.gpu_layers)] if o.gpu_layers >= 0 else []
-    for name, value, default in (
-        ("--cache-type-k", o.cache_type_k, "f16"),
-        ("--cache-type-v", o.cache_type_v, "f16"),
-        ("--ubatch-size", o.ubatch_size, 512),
-        ("--flash-attn", o.flash_attn, "auto"),
-        ("--rollback", case.rollback, "auto"),
-    ):
-        words += [name, str(value)] if value != default else []
-    model = dict(case.planned.call.options).get("model")
-    words += (
-        ["--draft", str(model)] if model and case.planned.call.name == "draft" and "model=" not in case.label else []
-    )
-    return [*words, "--vram-limit", str(fit.card.budget // _MIB)]
+def specdec_command(fit: Fit, target: str) -> str:
+    """The ``specdec compare`` that measures this plan."""
+    case, planned = fit.case, fit.case.planned
+    asked = {
+        "target": target,
+        "strategies": case.label,
+        "strategy_files": planned.files,
+        "limit": LIMIT,
+        "rollback": [case.rollback],
+        "snapshots": case.snapshots,
+        "model": fit.options.model_dump(mode="json") | {"ctx_size": case.n_ctx},
+        "vram_limit": fit.card.budget // _MIB,
+    }
+    return compare_command(asked | _models(planned))
+
+
+def _models(planned: Planned) -> dict[str, Value]:
+    """The models that its strategies were given beside the label."""
+    options = {"draft": "draft", "mtp": "mtp_model"}
+    drafting = [p for p in (planned, *planned.children) if p.call.name in options and "model=" not in p.label]
+    return {options[p.call.name]: dict(p.call.options).get("model", "") for p in drafting}
 
 
 def server_command(fit: Fit, target: str, threads: int) -> list[str] | str:
@@ -113,7 +116,7 @@ def _plan(f: Fit, target: str, threads: int) -> dict[str, Any]:
         "ram_bytes": total(f.items, CPU),
         "left_bytes": f.left,
         "advice": list(f.advice),
-        "specdec": shlex.join(specdec_command(f, target)) if f.fits else None,
+        "specdec": specdec_command(f, target) if f.fits else None,
         "llama_server": shlex.join(server) if f.fits and isinstance(server, list) else None,
     }
 
@@ -124,5 +127,5 @@ def _commands(fits: list[Fit], target: str, threads: int) -> str:
         if f.fits:
             server = server_command(f, target, threads)
             shown = shlex.join(server) if isinstance(server, list) else f"# no llama-server command: {server}"
-            lines += [f"# {f.case.label} on {f.card.name}", shlex.join(specdec_command(f, target)), shown]
+            lines += [f"# {f.case.label} on {f.card.name}", specdec_command(f, target), shown]
     return "\n".join(lines)

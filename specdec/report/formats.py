@@ -8,7 +8,8 @@ from typing import Any
 
 import orjson
 
-from specdec.footprint import PLACES, footprints
+from specdec.footprint import footprints
+from specdec.llama.accounting import PLACES
 from specdec.metrics import arm_of, engine_ratios, rows
 from specdec.stats.stability import unsteady
 from specdec.store import Run

@@ -7,7 +7,8 @@ from textwrap import wrap
 
 from tabulate import MIN_PADDING, tabulate
 
-from specdec.footprint import PLACES, footprints
+from specdec.footprint import footprints
+from specdec.llama.accounting import PLACES
 from specdec.store import Run
 from specdec.types import Row
 

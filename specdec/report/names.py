@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from specdec.metrics import ENGINE, strategy_name
+from specdec.spec import ModelOptions
 from specdec.types import Row
 
 
@@ -19,6 +20,5 @@ def row_name(row: Row) -> str:
 
 
 def split_name(n_cpu_moe: int, gpu_layers: int) -> str:
-    """Where the layers lie, in llama.cpp's words."""
-    parts = [f"-ngl {gpu_layers}"] if gpu_layers >= 0 else []
-    return " ".join([*parts, f"--n-cpu-moe {n_cpu_moe}"] if n_cpu_moe else parts) or "all on the GPU"
+    """Where the layers lie (``ModelOptions.split``), of a stored row."""
+    return ModelOptions(n_cpu_moe=n_cpu_moe, gpu_layers=gpu_layers).split

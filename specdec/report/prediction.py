@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from tabulate import tabulate
 
+from specdec.metrics import ENGINE
 from specdec.profile.compare import CLEAR, DRIFT, FLAG, PredictionRow, drift, own_samples
 from specdec.profile.predict import Expected, expect, lengths_of
 from specdec.profile.steps import Ints
 from specdec.profile.stored import Profile
+from specdec.report.names import arm_name
 from specdec.store import Run
 from specdec.types import PHASES, Row
 
@@ -192,7 +194,7 @@ def _speedup(r: PredictionRow) -> str:
 
 
 def _name(r: PredictionRow) -> str:
-    return r.strategy if r.rollback == "auto" else f"{r.strategy} [{r.rollback}]"
+    return arm_name(ENGINE, r.strategy, r.rollback)
 
 
 def _depths(profile: Profile) -> str:

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.text import Text
 from tabulate import tabulate
 
-from specdec.metrics import draft_totals
+from specdec.metrics import arm_of, draft_totals
+from specdec.report.names import arm_name
 from specdec.report.tokens import Mark, TokenStep, TokenView
 from specdec.store import Run
 
@@ -105,8 +106,7 @@ def list_table(run: Run) -> str:
         drafted, accepted = draft_totals(s) if known else (0, 0)
         speed = f"{len(s['token_ids']) / s['generation_s']:.2f}" if known and s["generation_s"] else ""
         kept = f"{accepted / drafted:.0%}" if drafted else ""
-        name = s["strategy"] if s["rollback"] == "auto" else f"{s['strategy']} [{s['rollback']}]"
-        name += "" if s["engine"] == "specdec" else " @server"
+        name = arm_name(*arm_of(s))
         what = "warm-up" if s["warmup"] else "" if known else s["status"]
         body.append([i, s["prompt"], name, len(s["token_ids"]) if known else "", kept, speed, what])
     heads = ["number", "prompt", "strategy", "tokens", "accepted", "tok/s", ""]

@@ -7,6 +7,7 @@ from itertools import groupby
 import orjson
 from tabulate import tabulate
 
+from specdec.report.names import row_name
 from specdec.types import Row
 from specdec.versus import Versus, finished
 
@@ -56,7 +57,7 @@ def _table(rows: list[Row], style: str) -> str:
         for i, r in enumerate(group):
             speeds = [f"{r['tok_s_a']:.2f}", f"{r['tok_s_b']:.2f}", f"{r['ratio']:.2f}"]
             where = workload if not i or style == "pipe" else ""
-            body.append([where, _name(r), r["prompts"], *speeds, _interval(r, "ratio"), r["verdict"]])
+            body.append([where, row_name(r), r["prompts"], *speeds, _interval(r, "ratio"), r["verdict"]])
     return str(tabulate(body, heads, style, disable_numparse=True))
 
 
@@ -68,7 +69,9 @@ def _against_plain(rows: list[Row], style: str) -> str:
         for i, r in enumerate(group):
             where = workload if not i or style == "pipe" else ""
             ratios = [f"{r[k]:.2f}" for k in ("speedup_a", "speedup_b", "speedup_ratio")]
-            body.append([where, _name(r), r["prompts"], *ratios, _interval(r, "speedup_ratio"), r["speedup_verdict"]])
+            body.append(
+                [where, row_name(r), r["prompts"], *ratios, _interval(r, "speedup_ratio"), r["speedup_verdict"]]
+            )
     title = "Each against `none` of its own run:"
     return f"{title}\n\n{tabulate(body, heads, style, disable_numparse=True)}" if body else ""
 
@@ -79,11 +82,6 @@ def _notes(versus: Versus) -> list[str]:
         *finished([versus.a, versus.b]),
         "B/A: tok/s of generation on the same n prompts; verdicts allow for their table's comparisons (docs/verdicts.md).",
     ]
-
-
-def _name(row: Row) -> str:
-    name = row["strategy"] if row["rollback"] == "auto" else f"{row['strategy']} [{row['rollback']}]"
-    return str(name if row["engine"] == "specdec" else f"{row['engine']}: {name}")
 
 
 def _interval(row: Row, key: str) -> str:

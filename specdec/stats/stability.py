@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
+from specdec.command import compare_command
 from specdec.store import Sample
 
 SPREAD = 0.05
@@ -49,41 +49,28 @@ def unsteady(samples: Iterable[Sample], spec: Mapping[str, Any], given: Mapping[
             )
             lines.append(
                 f"{what} of the same prompt spread by {spread:.0%} (the most: {where[3]} under {where[1]}, {_span(worst)})."
-                f" {cause}. End other programs, then: {again(spec, given)}"
+                f" {cause}. End other programs, then{_settling(spec, given)}"
             )
     return lines
 
 
-def again(spec: Mapping[str, Any], given: Mapping[str, Any]) -> str:
-    """The command of a run, with more repeats and launches: at least three of each, more than it had."""
-    words = ["specdec", "compare"]
-    for name, value in given.items():
-        if name not in ("repeats", "launches", "results", "sampling", "model"):
-            words += _option(name, value)
-    for group in ("sampling", "model"):
-        for name, value in (given.get(group) or {}).items():
-            words += _option(name, value)
-    for name in ("repeats", "launches"):
-        had = int(spec.get(name) or 1)
-        words += [f"--{name}", str(SETTLING if had < SETTLING else 2 * had)]
-    return shlex.join(words)
+def again(spec: Mapping[str, Any], given: Mapping[str, Any]) -> str | None:
+    """The command of a run, with more repeats and launches: at least three of each, more than it had.
+
+    None for a run of a group, which no command makes alone. A quick run, which asks each strategy once a prompt, is
+    asked for as a whole one on the same prompts.
+    """
+    asked = {**spec, **given}
+    if asked.get("group"):
+        return None
+    had = {name: int(asked.get(name) or 1) for name in ("repeats", "launches")}
+    more = {name: SETTLING if n < SETTLING else 2 * n for name, n in had.items()}
+    return compare_command({**asked, **more, "quick": False})
 
 
-_NAMES = {"strategy_files": "strategy", "prompt_files": "prompts", "op_offload": "no-op-offload"}
-
-
-def _option(name: str, value: Any) -> list[str]:
-    option = f"--{_NAMES.get(name, name.replace('_', '-'))}"
-    if name == "limit" and value is None:
-        return [option, "0"]
-    if value is None:
-        return []
-    if isinstance(value, bool):
-        return [option] if value != (name == "op_offload") else []
-    if isinstance(value, list | tuple):
-        joined = name in ("workloads", "rollback")
-        return [option, ",".join(map(str, value))] if joined else [w for v in value for w in (option, str(v))]
-    return [option, str(value)]
+def _settling(spec: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    command = again(spec, given)
+    return f": {command}" if command else " run the whole group once more."
 
 
 def _pooled(groups: list[Any]) -> float:

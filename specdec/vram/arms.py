@@ -15,7 +15,7 @@ from specdec.errors import SpecdecError
 from specdec.llama.gguf import Header
 from specdec.metrics import BASELINE
 from specdec.models import model_path
-from specdec.registry import Defaults, Registry
+from specdec.registry import Defaults, Registry, default_strategies
 from specdec.spec import ModelOptions, RunSpec
 from specdec.syntax import Value
 from specdec.vram.cards import Card
@@ -44,7 +44,7 @@ def cases_of(spec: RunSpec, header: Header, n_max: int | None = None) -> list[Ca
     ``n_max`` is the longest draft of mtp and draft where they do not name one; None: their own default.
     """
     mtp = header.nextn_layers > 0 or bool(spec.mtp_model)
-    named = spec.strategies or ",".join(["mtp"] * mtp + ["draft"] * bool(spec.draft) + ["ngram"])
+    named = spec.strategies or default_strategies(mtp, bool(spec.draft), spec.strategy_files)
     longest: dict[str, Value] = {} if n_max is None else {"n_max": n_max}
     defaults: Defaults = {"draft": {"model": spec.draft, **longest}, "mtp": {"model": spec.mtp_model, **longest}}
     planned = Registry(spec.strategy_files).plan(named, defaults)

@@ -39,11 +39,8 @@ class Fit:
 
     @property
     def split(self) -> str:
-        """In llama.cpp's words: ``--n-cpu-moe 31`` or ``-ngl 20``; ``all on the GPU``."""
-        o = self.options
-        parts = [f"-ngl {o.gpu_layers}"] if o.gpu_layers >= 0 else []
-        parts += [f"--n-cpu-moe {o.n_cpu_moe}"] if o.n_cpu_moe else []
-        return " ".join(parts) or "all on the GPU"
+        """Where the layers lie, in llama.cpp's words."""
+        return self.options.split
 
 
 def fit(case: Case, header: Header, options: ModelOptions, card: Card) -> Fit:

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from specdec.groups import cards_of, group_rows
-from specdec.metrics import ENGINE
+from specdec.metrics import arm_of
 from specdec.report import group as tables
 from specdec.report.answers import Answer, card_answers
 from specdec.report.cards import CAPACITY_ONLY
@@ -17,7 +17,7 @@ from specdec.report.html.about import Table
 from specdec.report.html.style import Picture, drawing
 from specdec.report.html.template import render as fill
 from specdec.report.html.template import shown
-from specdec.report.names import row_name, split_name
+from specdec.report.names import arm_name, row_name, split_name
 from specdec.store import Run
 from specdec.types import Row
 
@@ -104,8 +104,7 @@ def _failures(runs: list[Run]) -> list[str]:
     for run in runs:
         for s in run.samples:
             if s["status"] != "ok" and not s["warmup"]:
-                at = "" if s["engine"] == ENGINE else " @server"
-                line = f"{run.meta['labels']['card']}, {run.id}, {s['strategy']}{at}: {s['error']}"
+                line = f"{run.meta['labels']['card']}, {run.id}, {arm_name(*arm_of(s))}: {s['error']}"
                 found[line] = found.get(line, 0) + 1
     return lines + [f"{line} ({n} cells)" for line, n in found.items()]
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from statistics import median
 from typing import Any
 
-from specdec.metrics import BASELINE, engine_ratios
+from specdec.metrics import BASELINE, ENGINE, engine_ratios
 from specdec.report.html.about import Table
 from specdec.report.html.facts import Facts
-from specdec.report.names import row_name
+from specdec.report.names import arm_name, row_name
 from specdec.types import PHASES, Row
 
 _MOST_ROWS = 400
@@ -90,7 +90,7 @@ def predictions(f: Facts) -> Table:
     """Predicted beside observed."""
     cells = []
     for r in f.predictions:
-        name = r.strategy if r.rollback == "auto" else f"{r.strategy} [{r.rollback}]"
+        name = arm_name(ENGINE, r.strategy, r.rollback)
         off = "" if r.difference is None else f"{r.difference:+.1%}{' !' if r.flagged else ''}"
         speedups = [_number(v, ".2f") if v else "" for v in r.speedups]
         cells.append([r.workload, name, _number(r.observed, ".2f"), _number(r.predicted, ".2f"), off, *speedups, r.why])
