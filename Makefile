@@ -19,7 +19,7 @@ BUILD_FLAGS := CFLAGS="$(CFLAGS) $(AMX)" CXXFLAGS="$(CXXFLAGS) $(AMX)"
 
 demo: $(VENV)/installed
 ifeq ($(TARGET),)
-	$(BIN)/specdec compare --strategies mtp,ngram,draft --limit 3 --n-predict 128
+	$(BIN)/specdec compare --strategies mtp,ngram,draft --limit 6 --n-predict 128
 else
 	$(BIN)/specdec compare --target "$(TARGET)" --strategies ngram --workloads $(WORKLOADS) --limit $(LIMIT) --n-predict $(N_PREDICT)
 endif

@@ -62,7 +62,7 @@ def test_piped_it_prints_the_text_and_nothing_else(call: Any) -> None:
     assert "24 tokens in " in err
     assert f"{accepted} of {drafted} draft tokens accepted" in err
     assert f"AL {23 / len(expected.steps):.2f}" in err
-    assert err.splitlines()[-1].endswith("specdec compare --strategies 'mtp(n_max=2)'")
+    assert err.splitlines()[-1].endswith("specdec compare --strategies 'mtp(n_max=2)' --threads 1")
 
 
 def test_a_stop_string_never_shows(call: Any) -> None:
