@@ -55,12 +55,13 @@ def describe_model(header: Header) -> dict[str, Any]:
     }
 
 
-def describe_strategy(planned: Planned) -> dict[str, Any]:
-    """What names a strategy in run.json: options, the model and the file that it comes from, those nested in it."""
-    model = dict(planned.call.options).get("model")
+def describe_strategy(planned: Planned, with_model: bool = True) -> dict[str, Any]:
+    """What names a strategy in run.json: options, the model and the file that it comes from, those nested in it. Without
+    ``with_model`` no model is looked for: a replay loads none."""
+    model = dict(planned.call.options).get("model") if with_model else None
     return {
         "model": describe_model(read_header(model_path(str(model)))) if model else None,
-        "nested": [describe_strategy(child) for child in planned.children],
+        "nested": [describe_strategy(child, with_model) for child in planned.children],
         "label": planned.label,
         "name": planned.found.cls.name,
         "options": planned.resolved,

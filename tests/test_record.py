@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from recording import MODEL, PROMPTS, Quiet
 
 from specdec import runner, store
 from specdec.errors import SpecdecError
@@ -20,29 +21,6 @@ from specdec.replay.stored import record_from_run
 from specdec.replay.trace import Trace, read_trace
 from specdec.replay.training import read_training_data
 from specdec.spec import RunSpec, make_spec
-
-PROMPTS = [
-    {"id": "one", "workload": "w", "text": "abc abc abc abc abc abc abc"},
-    {"id": "two", "workload": "w", "text": "to be or not to be or not to be"},
-    {
-        "id": "talk",
-        "workload": "v",
-        "messages": [{"role": "user", "content": "hello hello"}, {"role": "user", "content": "again again"}],
-    },
-]
-MODEL = {"threads": 1, "gpu_layers": 0, "device": "none"}
-
-
-class Quiet:
-    """An observer of runs and replays that keeps still."""
-
-    def announce(self, line: str) -> None: ...
-
-    def start(self, total: int, done: int) -> None: ...
-
-    def cell(self, *_: Any) -> None: ...
-
-    def setting(self, label: str) -> None: ...
 
 
 def spec_for(target: Path, tmp_path: Path, **more: Any) -> RunSpec:

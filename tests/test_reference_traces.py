@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from recording import Quiet
 
 from specdec import store
 from specdec.metrics import rows
@@ -15,14 +16,6 @@ from specdec.replay.trace import read_trace
 REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference"
 QWEN = REFERENCE / "traces" / "qwen2.5-coder-1.5b.npz"
 DEMO = REFERENCE / "traces" / "demo.npz"
-
-
-class Quiet:
-    def announce(self, line: str) -> None: ...
-
-    def start(self, total: int, done: int) -> None: ...
-
-    def setting(self, label: str) -> None: ...
 
 
 def replayed(trace: Path, strategies: str) -> store.Run:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from recording import MODEL, PROMPTS, Quiet
 from typer.testing import CliRunner
 
 from specdec import runner, store
@@ -205,27 +206,7 @@ def test_recorded_drafts_are_verified_and_the_strategy_works_for_them() -> None:
 
 # ---- on contexts of llama.cpp
 
-PROMPTS = [
-    {"id": "one", "workload": "w", "text": "abc abc abc abc abc abc abc"},
-    {"id": "two", "workload": "w", "text": "to be or not to be or not to be"},
-    {
-        "id": "talk",
-        "workload": "v",
-        "messages": [{"role": "user", "content": "hello hello"}, {"role": "user", "content": "again again"}],
-    },
-]
-MODEL = {"threads": 1, "gpu_layers": 0, "device": "none"}
 N_PREDICT = 40
-
-
-class Quiet:
-    def announce(self, line: str) -> None: ...
-
-    def start(self, total: int, done: int) -> None: ...
-
-    def cell(self, *_: Any) -> None: ...
-
-    def setting(self, label: str) -> None: ...
 
 
 @pytest.fixture(scope="module")

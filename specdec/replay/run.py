@@ -20,9 +20,9 @@ import psutil
 from pydantic import Field
 
 from specdec import kernels, store
-from specdec.environment import describe_machine
+from specdec.environment import describe_machine, describe_strategy
 from specdec.errors import SpecdecError
-from specdec.registry import Planned, Registry
+from specdec.registry import Registry
 from specdec.replay import grid, worker
 from specdec.replay.cost import CostModel, load_costs
 from specdec.replay.samples import samples
@@ -193,7 +193,7 @@ def meta(replay: Replay, labels: list[str], cells: int) -> dict[str, Any]:
             **{k: header["labels"][k] for k in ("sampling", "thinking", "ignore_eos")},
             "carry_state": options.carry_state,
         },
-        "strategies": [describe(p) for p in planned],
+        "strategies": [describe_strategy(p, with_model=False) for p in planned],
         "arms": [{"engine": "specdec", "strategy": label, "rollback": "auto", "snapshots": 0} for label in labels],
         "prompts_sha256": header["prompts_sha256"],
         "prompts": header["prompts"],
@@ -207,19 +207,6 @@ def meta(replay: Replay, labels: list[str], cells: int) -> dict[str, Any]:
             "costs": replay.costs.name if replay.costs else None,
             "options": options.model_dump(mode="json"),
         },
-    }
-
-
-def describe(planned: Planned) -> dict[str, Any]:
-    """A strategy as run.json names it."""
-    return {
-        "model": None,
-        "nested": [describe(child) for child in planned.children],
-        "label": planned.label,
-        "name": planned.found.cls.name,
-        "options": planned.resolved,
-        "origin": planned.found.origin.split(" (")[0],
-        "file_sha256": planned.found.file_sha256,
     }
 
 
