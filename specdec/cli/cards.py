@@ -36,14 +36,7 @@ def compare_cards(
             observer.announce(f"Run {i} of {len(runs)}: {tables.run_line(run)}")
         if dry_run:
             return
-        folders, failed = [], 0
-        for i, run in enumerate(runs, 1):
-            observer.announce(f"Run {i} of {len(runs)}: {tables.run_line(run)}")
-            try:
-                folders.append(runner.compare(run, results, observer))
-            except SpecdecError as error:
-                observer.announce(f"FAIL {tables.run_line(run)}: {error}")
-                failed += 1
+        folders, failed = runner.compare_in_turns(runs, results, observer, tables.run_line)
     if folders:
         found = [store.read_run(folder) for folder in folders]
         typer.echo(tables.as_json(found) if json else tables.as_text(found))

@@ -28,10 +28,11 @@ LONG_LENGTHS = (1, 2, 4, 8, 16, 32, 48, 64)
 DEPTHS = (128, 512, 2048, 4096, 16384)
 SWEEPS = 3
 _PLAIN = 16
-"""Steps in a row without a draft that are counted: plain decoding follows itself."""
-_PLAIN_SETTLE = 8
-"""Steps before them that are not: after long passes, which compute, it takes several short ones, which wait for memory,
-until those are as fast as they are in a run."""
+"""Steps in a row without a draft that are counted: plain decoding follows itself. Half as many before them are not: after
+long passes, which compute, it takes several short ones, which wait for memory, to be as fast as in a run."""
+_ANCHOR = 8
+"""Of a strategy with work of its own: plain steps in each round, half as many before them, none counted, so that the
+round has the speed of the machine beside it (``steps.slowness``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,11 @@ class Setting:
     def longest(self) -> int:
         """The longest draft."""
         return max(self.lengths)
+
+    @property
+    def drafts_alone(self) -> bool:
+        """Whether it drafts token by token, with work of its own (not from the text)."""
+        return self.planned is not None and not self.looks_back
 
 
 def text_settings(recurrent: bool, passes: Iterable[int], threads: Iterable[int]) -> list[Setting]:
@@ -101,12 +107,13 @@ def constant(setting: Setting, settle: int, round_: int, rng: random.Random) -> 
     """Every length in turn, each for several steps: ``settle`` steps that are not counted, then counted ones whose kept
     lengths are all that a draft of that length can have (the curve: nothing, half, all but one, all, over the rounds)."""
     wants: list[Want] = []
-    for length in rng.sample(setting.lengths, len(setting.lengths)):
+    lengths = setting.lengths + ((0,) if setting.drafts_alone else ())
+    for length in rng.sample(lengths, len(lengths)):
         kept = _kept(setting, length, round_, rng)
-        first = kept[-1] if setting.planned and not setting.looks_back else length
-        lead = max(settle, _PLAIN_SETTLE) if length == 0 else max(1, settle)
+        first = kept[-1] if setting.drafts_alone else length
+        lead = max(settle, len(kept) // 2) if length == 0 else max(1, settle)
         wants += [Want(length, first, False, i == 0) for i in range(lead)]
-        wants += [Want(length, a) for a in kept]
+        wants += [Want(length, a, length in setting.lengths) for a in kept]
     return wants
 
 
@@ -129,7 +136,7 @@ def changing(setting: Setting, rng: random.Random) -> list[Want]:
 
 def _kept(setting: Setting, length: int, round_: int, rng: random.Random) -> list[int]:
     if length == 0:
-        return [0] * _PLAIN
+        return [0] * (_ANCHOR if setting.planned else _PLAIN)
     if setting.looks_back:
         return [length, 0, 0, 0]  # kept whole, the text goes on repeating; then a rejection, and searches in vain
     if setting.planned:

@@ -46,7 +46,11 @@ def spread(seconds: Iterable[float]) -> Spread:
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """Counted steps of one setting at one depth: arrays of one length, times in seconds."""
+    """Counted steps of one setting at one depth: arrays of one length, times in seconds.
+
+    ``phase`` has the times as they would have been at the setting's usual speed: what was measured over ``slow``
+    (``slowness``).
+    """
 
     drafted: Ints
     accepted: Ints
@@ -54,6 +58,7 @@ class Steps:
     accepted_before: Ints
     same: npt.NDArray[np.bool_]
     start: Ints
+    slow: Array
     phase: dict[str, Array]
 
     def points(
@@ -85,8 +90,9 @@ def same_shape(drafted: Ints, again: Ints, settle: int) -> npt.NDArray[np.bool_]
 
 def join_steps(lines: list[Sample], settle: int, recurrent: bool) -> Steps:
     """Put the counted steps of these lines together; the step before each is that of the same block."""
-    columns: dict[str, list[Ints]] = defaultdict(list)
+    columns: dict[str, list[Any]] = defaultdict(list)
     phases: dict[str, list[Array]] = defaultdict(list)
+    slow = slowness(lines)
     for line in lines:
         drafted, accepted = np.array(line["drafted"], np.int64), np.array(line["accepted"], np.int64)
         checkpoints = recurrent & ((drafted > line["snapshots"]) | line["rollback"].startswith("checkpoint"))
@@ -96,24 +102,44 @@ def join_steps(lines: list[Sample], settle: int, recurrent: bool) -> Steps:
         columns["drafted_before"].append(np.roll(drafted, 1)[counted])  # the first of a block is never counted
         columns["accepted_before"].append(np.roll(accepted, 1)[counted])
         columns["start"].append(np.array(line["start"], np.int64)[counted])
+        columns["slow"].append(np.full(int(counted.sum()), slow.get(line["round"], 1.0)))
         columns["same"].append(same_shape(drafted, redecoded(drafted, accepted, checkpoints), settle)[counted])
         for phase in PHASES:
-            phases[phase].append(np.array(line["phase_us"][phase])[counted] * 1e-6)
+            phases[phase].append(np.array(line["phase_us"][phase])[counted] * 1e-6 / columns["slow"][-1])
     joined: dict[str, Any] = {name: np.concatenate(parts) for name, parts in columns.items()}
     return Steps(**joined, phase={phase: np.concatenate(parts) for phase, parts in phases.items()})
+
+
+def slowness(lines: list[Sample]) -> dict[int, float]:
+    """By round, how much longer its plain steps took than the setting's usual ones; empty where it has none.
+
+    Each round of a setting goes through all its lengths within a second or so, plain steps among them. What holds a
+    machine up (another program, a neighbour on the same core) lasts for seconds or minutes and hits whole rounds: what a
+    round measured over what its plain steps took stays. Usual is the lower quartile: nothing makes a machine faster.
+    """
+    plain: dict[int, float] = {}
+    for line in lines:
+        ones = np.array(line["phase_us"]["verify"])[np.array(line["drafted"]) == 0]
+        if line["series"] == "constant" and len(ones):
+            plain[line["round"]] = float(np.median(ones[len(ones) // 3 :]))  # the first third settles (plan.py)
+    usual = float(np.quantile(list(plain.values()), 0.25)) if plain else 0.0
+    return {round_: took / usual for round_, took in plain.items()}
 
 
 def level(settings: Iterable[Steps]) -> float:
     """How much longer all target passes of a profile took together than the medians of their points say.
 
-    A generation's time is a sum of steps, and their times lean to the right (other threads wake, caches are cold), so
-    medians added up come out some per cent short. One factor for the whole profile: what holds a machine up for a while
-    hits whatever is measured then, and a mean of its own for each point would make one strategy look dear, another cheap.
+    A generation's time is a sum of steps, and their times lean to the right (other threads wake, caches are cold), and
+    rounds were slow now and then: medians at the usual speed add up to less. One factor for the whole profile: a mean of
+    its own for each point would make a burst that hit it a property of that length.
     """
     took = expected = 0.0
     for steps in settings:
-        for values in steps.points("verify", lambda s: (s.drafted + 1, s.same.astype(np.int64))).values():
+        points = 2 * steps.drafted + steps.same
+        for point in np.unique(points):
+            here = points == point
+            values = steps.phase["verify"][here]
             middle = float(np.median(values))
-            took += float(np.minimum(values, _STALL * middle).sum())
+            took += float((np.minimum(values, _STALL * middle) * steps.slow[here]).sum())
             expected += middle * len(values)
     return took / expected if expected else 1.0

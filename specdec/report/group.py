@@ -22,7 +22,7 @@ from specdec.types import Row
 _ARMS = (
     "same split: all strategies at the split that the most expensive needs, against `none` in the same run.",
     "same VRAM: each at the split that its own cost leaves, against `none` at the split that `none` affords; where these"
-    " differ they lie in different runs, minutes apart.",
+    " differ they lie in different runs, launched in turns.",
 )
 _NAME, _SPLIT = 15, 14
 """Widths of columns: both tables keep within 80."""

@@ -8,5 +8,16 @@ calls these functions never loads llama.cpp: whatever happens in there costs a c
 from specdec.runner.order import Cell, CellKey
 from specdec.runner.plan import Observer, Plan, prepare
 from specdec.runner.run import compare, estimate_seconds, resume
+from specdec.runner.turns import compare_in_turns
 
-__all__ = ["Cell", "CellKey", "Observer", "Plan", "compare", "estimate_seconds", "prepare", "resume"]
+__all__ = [
+    "Cell",
+    "CellKey",
+    "Observer",
+    "Plan",
+    "compare",
+    "compare_in_turns",
+    "estimate_seconds",
+    "prepare",
+    "resume",
+]

@@ -16,21 +16,25 @@ from specdec.store import Run, RunWriter, Sample, create, reopen
 from specdec.types import Limits
 
 
-def compare(spec: RunSpec, results: Path, observer: Observer) -> Path:
-    """Run a comparison from the start; returns the run's folder."""
+def compare(spec: RunSpec, results: Path, observer: Observer, launches: int | None = None) -> Path:
+    """Run a comparison from the start; returns the run's folder.
+
+    ``launches``: stop after so many of the run's launches; ``resume`` goes on. None: all of them.
+    """
     plan = prepare(spec, observer)
     try:
         with create(results, describe(plan)) as writer:
             observer.announce(f"Writing {writer.folder}")
-            return _work(plan, writer, set(), [], observer)
+            return _work(plan, writer, set(), [], observer, launches)
     finally:
         plan.supervisor.kill()
 
 
-def resume(run: Run, observer: Observer, retry_failed: bool = False) -> Path:
+def resume(run: Run, observer: Observer, retry_failed: bool = False, launches: int | None = None) -> Path:
     """Finish an interrupted run, in the same order, with the same prompts and seed.
 
-    Cells that failed are done, too, unless ``retry_failed``; then a finished run may be taken up again.
+    Cells that failed are done, too, unless ``retry_failed``; then a finished run may be taken up again. ``launches`` as in
+    ``compare``.
     """
     if run.finished and not (retry_failed and any(s["status"] != "ok" for s in run.samples)):
         what = "has no failed cells" if retry_failed else "is finished"
@@ -43,7 +47,7 @@ def resume(run: Run, observer: Observer, retry_failed: bool = False) -> Path:
         if not retry_failed:
             plan.supervisor.recall(run.samples)
         with reopen(run) as writer:
-            return _work(plan, writer, _done(run, plan, retry_failed), list(run.samples), observer)
+            return _work(plan, writer, _done(run, plan, retry_failed), list(run.samples), observer, launches)
     finally:
         plan.supervisor.kill()
 
@@ -77,10 +81,12 @@ def estimate_seconds(plan: Plan) -> float:
     return total
 
 
-def _work(plan: Plan, writer: RunWriter, done: set[CellKey], stored: list[Sample], observer: Observer) -> Path:
-    schedule = Schedule(plan, done, stored)
+def _work(
+    plan: Plan, writer: RunWriter, done: set[CellKey], stored: list[Sample], observer: Observer, launches: int | None
+) -> Path:
+    schedule = Schedule(plan, done, stored, launches)
     plan.supervisor.logs = writer.folder.resolve() / "logs"
-    observer.start(len(plan.cells), len(plan.cells) - len(schedule))
+    observer.start(len(plan.cells), len(plan.cells) - schedule.left)
     launch: int | None = None
     try:
         for cell in schedule:
@@ -94,7 +100,8 @@ def _work(plan: Plan, writer: RunWriter, done: set[CellKey], stored: list[Sample
             stored += samples
             observer.cell(cell.arm, cell.prompt, [s for s in samples if s["warmup"] == cell.warmup])
         plan.supervisor.close()
-        writer.finish(environment_at_end=system.state() | {"gpus": gpus()}, **schedule.outcome())
+        if schedule.whole:
+            writer.finish(environment_at_end=system.state() | {"gpus": gpus()}, **schedule.outcome())
     except BaseException as error:
         how = "Interrupted" if isinstance(error, KeyboardInterrupt) else "Stopped"
         observer.announce(f"{how}. Finish it with: specdec resume {writer.folder}")

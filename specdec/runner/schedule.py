@@ -22,18 +22,18 @@ class Schedule:
         plan: the run.
         done: cells that need not run again.
         stored: the samples so far; the caller appends to it before it asks for the next cell.
+        launches: only the cells of the first so many launches; None: of all.
     """
 
-    def __init__(self, plan: Plan, done: set[CellKey], stored: list[Sample]) -> None:
-        self._todo, self._stored, self._plan = [c for c in plan.cells if c.key not in done], stored, plan
+    def __init__(self, plan: Plan, done: set[CellKey], stored: list[Sample], launches: int | None = None) -> None:
+        left = [c for c in plan.cells if c.key not in done]
+        self._todo = [c for c in left if launches is None or c.launch < launches]
+        self._stored, self._plan, self.left = stored, plan, len(left)
+        self.whole = len(self._todo) == len(left)
         self._quick: QuickPlan | None = None
         if plan.spec.quick:
             self._arms: dict[tuple[str, str], Arm] = {(a.planned.label, a.rollback): a for a in plan.arms}
             self._quick = QuickPlan(list(self._arms), [(p.id, p.workload) for p in plan.prompts])
-
-    def __len__(self) -> int:
-        """The most cells that are left."""
-        return len(self._todo)
 
     def __iter__(self) -> Iterator[Cell]:
         if self._quick is None:
