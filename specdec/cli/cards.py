@@ -55,8 +55,7 @@ def profile_on(spec: ProfileSpec, cards: str, reserve: int) -> ProfileSpec:
     found = parse_cards(cards, reserve)
     if len(found) > 1 or spec.vram_limit:
         raise SpecdecError("--card: a profile is of one card.", "Take one for each; leave --vram-limit out.")
-    depths = -(-(max(spec.depths) + 512) // 256) * 256 if spec.depths else CONTEXT
-    model = spec.model.model_copy(update={"ctx_size": spec.model.ctx_size or depths})
+    model = spec.model.model_copy(update={"ctx_size": spec.model.ctx_size or spec.context or CONTEXT})
     taken = ("target", "strategies", "strategy_files", "draft", "mtp_model")
     run = make_spec(model=model.model_dump(), **{name: getattr(spec, name) for name in taken})
     split = common_split(run, found[0], spec.n_max)

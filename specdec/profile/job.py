@@ -88,7 +88,7 @@ def _job(spec: ProfileSpec, model: LlamaModel, planned: list[Planned], cap: Cap,
     limit = spec.model.ctx_size or int(model.header.get("context_length", 0))
     depths = spec.depths or plan.default_depths(limit, per_prompt_token, len(settings))
     longest = max(s.longest for s in settings)
-    n_ctx = -(-(depths[-1] + plan.room_beyond(longest, depths[-1])) // 256) * 256
+    n_ctx = plan.context_of(depths[-1], longest)
     if limit and n_ctx > limit and spec.depths:
         raise SpecdecError(
             f"--depths {depths[-1]}: with room for drafts that needs a context of {n_ctx:,} tokens, this model has"

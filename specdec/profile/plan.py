@@ -157,6 +157,11 @@ def room_beyond(longest: int, depth: int) -> int:
     return 6 * (longest + 1) + 128 + depth // 16
 
 
+def context_of(depth: int, longest: int) -> int:
+    """Tokens of context for blocks at ``depth`` with drafts of up to ``longest`` tokens."""
+    return -(-(depth + room_beyond(longest, depth)) // 256) * 256
+
+
 def seconds(settings: list[Setting], depths: Iterable[int], repeats: int, settle: int, t1: float, tp: float) -> float:
     """Upper bound of the time that measuring takes: a pass over n tokens costs at most one over 1 token and n of a
     prompt (``t1``, ``tp`` seconds)."""
