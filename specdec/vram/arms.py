@@ -8,7 +8,7 @@ its own, `none` beside it; the others share one. The runs of one command carry t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from specdec.errors import SpecdecError
@@ -20,7 +20,7 @@ from specdec.spec import ModelOptions, RunSpec
 from specdec.syntax import Value
 from specdec.vram.cards import Card
 from specdec.vram.items import Case, itemise
-from specdec.vram.memory import GPU, on, whole_header
+from specdec.vram.memory import GPU, mtp_weights, on, whole_header
 from specdec.vram.overheads import MIB
 from specdec.vram.plan import Fit, fit, same_split
 
@@ -86,9 +86,13 @@ def lay_out(spec: RunSpec, cards: list[Card], group: str, say: Callable[[str], N
 
 
 def common_split(spec: RunSpec, card: Card, n_max: int | None = None) -> ModelOptions:
-    """The split at which the card holds the most expensive of the strategies (``n_max`` as in ``cases_of``)."""
+    """The split at which the card holds the most expensive of the strategies, one at a time on one loaded model
+    (``n_max`` as in ``cases_of``): where one of them needs the MTP layer, its weights are beside the others, too."""
     header = header_of(spec)
-    fits = [fit(case, header, spec.model, card) for case in cases_of(spec, header, n_max)]
+    cases = {case: "mtp_layer" in case.planned.build().needs for case in cases_of(spec, header, n_max)}
+    layer = on(GPU, mtp_weights(header, spec.model)) if any(cases.values()) else 0
+    beside = replace(card, reserve_mib=card.reserve_mib - -layer // MIB)
+    fits = [fit(case, header, spec.model, card if own else beside) for case, own in cases.items()]
     missing = next((f for f in fits if not f.fits), None)
     if missing is not None:
         raise SpecdecError(f"{missing.case.label} does not fit {card.name}.", f"{'; '.join(missing.advice)}.")
