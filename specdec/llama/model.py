@@ -30,6 +30,8 @@ _CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 _LOAD_MODES = {"auto": -1, "none": 0, "mmap": 1}
+_MAPPED_EXPERTS = "tensor overrides to CPU are used with mmap enabled"
+"""What llama.cpp's log says once (llama-model-loader.cpp)."""
 EXPERTS = r"blk\.({layers})\.ffn_(up|down|gate|gate_up)_(ch|)exps"
 """The experts of some layers, as --n-cpu-moe means them."""
 _SAMPLING_KEYS = ("temp", "top_k", "top_p", "min_p")
@@ -86,6 +88,12 @@ class LlamaModel:
         if not self.handle:
             raise _load_error(path)
         self._buffers = buffers(log.text())
+        if _MAPPED_EXPERTS in log.text() and runs_on_gpu(options):
+            warnings.warn(
+                "experts in RAM lie in a mapped file; passes of 32 tokens and more, prompts too, copy them to the GPU, which"
+                " is slow from there: where RAM holds them llama.cpp advises --no-mmap.",
+                stacklevel=2,
+            )
         self.vocab = L.llama_model_get_vocab(self.handle)
         self.n_vocab = int(L.llama_vocab_n_tokens(self.vocab))
         self.width = int(L.llama_model_n_embd(self.handle))
