@@ -90,8 +90,8 @@ class LlamaModel:
         self._buffers = buffers(log.text())
         if _MAPPED_EXPERTS in log.text() and runs_on_gpu(options):
             warnings.warn(
-                "experts in RAM lie in a mapped file; passes of 32 tokens and more, prompts too, copy them to the GPU, which"
-                " is slow from there: where RAM holds them llama.cpp advises --no-mmap.",
+                "experts in RAM lie in a mapped file; passes of 32 tokens and more, prompts too, copy them to the GPU,"
+                " which is slow from there: where RAM holds them llama.cpp advises --no-mmap.",
                 stacklevel=2,
             )
         self.vocab = L.llama_model_get_vocab(self.handle)
