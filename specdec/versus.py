@@ -107,12 +107,15 @@ def _table(a: Run, arms: list[Arm], mine: Generations, theirs: Generations) -> l
             prompts = [k for k in prompts if _key(arm, k) in theirs]
             if prompts:
                 found.append(_row(arm, workload, prompts, mine, theirs))
-    # One launch says nothing of the next, and nothing cancels between two runs: no verdict on their speeds.
-    launched = [f.speed if f.row["launches"] > 1 else None for f in found]
-    for f, verdict, relative in zip(found, judge(launched), judge([f.speedup for f in found]), strict=True):
+    # One launch says nothing of the next: no verdict on speeds, and none on speedups, which were seen to move by 8 % in
+    # an hour (results/reference/repeat.txt) where each launch knew its own to 3 %.
+    known = [f if f.row["launches"] > 1 else None for f in found]
+    speeds = judge([f.speed if f else None for f in known])
+    speedups = judge([f.speedup if f else None for f in known])
+    for f, verdict, relative in zip(found, speeds, speedups, strict=True):
         f.row["verdict"] = verdict.text if verdict else CANNOT_TELL
         f.row["p_value"], f.row["p_corrected"] = (verdict.p, verdict.p_corrected) if verdict else (None, None)
-        f.row["speedup_verdict"] = relative and relative.text
+        f.row["speedup_verdict"] = (relative.text if relative else CANNOT_TELL) if f.speedup else None
     return found
 
 
@@ -182,7 +185,7 @@ def _lines(a: Run, b: Run, settings: Sequence[Difference], found: Sequence[_Foun
     if few:
         lines.append(
             f"One launch alone in {' and '.join(dict.fromkeys(few))}: what changes from one process, hour or temperature"
-            " to the next is not in the first table's intervals, and there is no verdict on B/A. Settle it: run both with"
+            " to the next is not in these intervals, and there is no verdict on B/A. Settle it: run both with"
             " --launches 3."
         )
     if len(settings) == 1 and not isinstance(settings[0].a, list | dict | str):
