@@ -115,7 +115,7 @@ def _runs(fits: list[Fit], header: Header) -> list[tuple[ModelOptions, str, list
             if own[0].options != common:
                 out.append((own[0].options, "same VRAM", [f.case.label for f in own]))
     if not any(arm != "same split" and options == plain.options for options, arm, _ in out):
-        out.append((plain.options, "same VRAM", [BASELINE]))
+        out.insert(0, (plain.options, "same VRAM", [BASELINE]))  # first: the whole arm is set against it
     return out
 
 
