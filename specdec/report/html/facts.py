@@ -167,7 +167,7 @@ class Facts:
     def warnings(self) -> list[str]:
         """What did not hold still, each with the command that settles it."""
         found = [f.line for f in instabilities(self.run.samples)]
-        return found + unsteady(self.run.samples, self.run.meta["spec"], self.run.meta.get("given", {}))
+        return found + unsteady(self.run.samples, self.run.meta["spec"])
 
     @cached_property
     def answers(self) -> list[Answer]:
