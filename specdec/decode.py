@@ -14,7 +14,7 @@ from time import perf_counter
 import numpy as np
 
 from specdec.clock import Clock
-from specdec.errors import BrokenGeneration, SpecdecError
+from specdec.errors import SpecdecError
 from specdec.rollback import Mode, Rollback
 from specdec.sampling import Chooser
 from specdec.strategy import Strategy
@@ -70,8 +70,9 @@ class Decoder:
             try:
                 step = next(stream)
             except StopIteration as done:
-                check_identity(done.value)
-                return done.value  # type: ignore[no-any-return]
+                generation: Generation = done.value
+                generation.check_identity()
+                return generation
             told(step)
 
     def stream(
@@ -229,7 +230,7 @@ class _Run:
         step = Step(start, draft, accepted, tuple(emitted))
         self._strategy.accept(step)
         clock.to("propose")
-        self._record(step, way, perf_counter() - began, verify_s)
+        self._log.add(step, way, perf_counter() - began, verify_s)
         if experts is not None:
             self._experts.append(experts)
         return step
@@ -286,25 +287,3 @@ class _Run:
                 del self._text[at:]
                 return True
         return False
-
-    def _record(self, step: Step, way: str, wall_s: float, verify_s: float) -> None:
-        log = self._log
-        log.drafted.append(len(step.draft.token_ids))
-        log.accepted.append(step.accepted)
-        log.wall_us.append(round(wall_s * 1e6))
-        log.verify_us.append(round(verify_s * 1e6))
-        log.rollback.append(way)
-        log.note.append(None if step.draft.note is None else str(step.draft.note))
-
-
-def check_identity(g: Generation) -> None:
-    """Raise ``BrokenGeneration`` where the counters of a generation contradict each other."""
-    log = g.steps
-    made = 1 + sum(a + 1 for a in log.accepted) - g.cut
-    if len(g.token_ids) != made:
-        raise BrokenGeneration(f"{len(g.token_ids)} tokens were emitted, the steps account for {made}.")
-    if any(not 0 <= a <= d for a, d in zip(log.accepted, log.drafted, strict=True)):
-        raise BrokenGeneration("a step accepted more tokens than it drafted.")
-    booked = sum(g.phase_s.values())
-    if abs(booked - g.generation_s) > 1e-3 + 0.001 * g.generation_s:
-        raise BrokenGeneration(f"the phases add up to {booked:.6f} s, the generation took {g.generation_s:.6f} s.")

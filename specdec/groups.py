@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from math import log
 
-from specdec.metrics import ALL, BASELINE, Arm, arm_of, arms_of, rows
+from specdec.metrics import ALL, BASELINE, Arm, arm_of, arms_of, rows, tok_s
 from specdec.stats import Estimate, LaunchSpread, estimate, judge, pair_generations
 from specdec.store import Run, Sample
 from specdec.types import Row
@@ -45,8 +45,8 @@ def drift(runs: list[Run]) -> LaunchSpread | None:
     speeds: dict[object, list[float]] = defaultdict(list)
     for run in runs:
         for engine in {arm[0] for arm in arms_of(run)}:
-            if tok_s := _at(run, (engine, BASELINE, "auto"))["tok_s"]:
-                speeds[_card(run), engine, _order(run)].append(log(tok_s))
+            if speed := tok_s(_good(run, (engine, BASELINE, "auto"))):
+                speeds[_card(run), engine, _order(run)].append(log(speed))
     freedom = sum(len(s) - 1 for s in speeds.values())
     if not freedom:
         return None
@@ -157,13 +157,11 @@ def _at(run: Run, key: Arm) -> Row:
     """Where an arm ran: run, split, what it was expected to take on the GPU, its speed."""
     cap = run.meta.get("cap") or {}
     items = cap.get("expected", {}).get(key[1])
-    timed = [s for s in _good(run, key) if s["generation_s"]]
-    seconds = sum(s["generation_s"] for s in timed)
     return {
         "run": run.id,
         **_split(run),
         "vram_bytes": None if items is None else sum(i["bytes"] for i in items if i["device"] == GPU),
-        "tok_s": sum(len(s["token_ids"]) for s in timed) / seconds if seconds else None,
+        "tok_s": tok_s(_good(run, key)),
     }
 
 

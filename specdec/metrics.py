@@ -6,12 +6,9 @@ Everything is derived on reading; undefined is None. Warm-ups and failures never
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from itertools import chain
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from specdec.acceptance import acceptance
 from specdec.monitor.findings import joules_per_token
 from specdec.stats import Estimate, judge, pair_generations
 from specdec.stats import estimate as estimate_ratio
@@ -118,7 +115,8 @@ def _row(run: Run, arm: Arm, workload: str, group: Group, baseline: Group) -> tu
     base = [s for s in baseline if s["status"] == "ok"]
     fixed = {"engine": arm[0], "strategy": arm[1], "workload": workload, "rollback": arm[2]}
     fixed |= {k: labels[k] for k in ("card", "arm")} | _label(run, arm)
-    counts = _counts(ok)
+    counts = acceptance(ok)
+    first = [s["ttft_s"] for s in ok if s["ttft_s"] is not None]
     ratio = _paired(ok, base, "generation_s")
     row = {
         **fixed,
@@ -127,7 +125,9 @@ def _row(run: Run, arm: Arm, workload: str, group: Group, baseline: Group) -> tu
         "generations": len(ok),
         "launches": len({s.get("launch", 0) for s in ok}),
         "failures": dict(Counter(s["error"] for s in group if s["status"] != "ok")),
-        **_speeds(ok),
+        "tok_s": tok_s(ok),
+        "ttft_s": sum(first) / len(first) if first else None,
+        "phase_seconds": _phases(ok),
         **_compared(ratio, _paired(ok, base, "end_to_end_s")),
         **counts,
         "memory_bytes": _memory(ok),
@@ -153,93 +153,6 @@ def _status(strategy: str, group: Group, ok: Group, drafted: int) -> str:
     return "inactive" if not drafted and strategy != BASELINE else "ok"
 
 
-def draft_totals(sample: Sample) -> tuple[int, int]:
-    """(drafted, accepted) of a generation, from its steps or, where a server told totals alone, from those."""
-    steps = sample["steps"] or sample
-    return int(np.sum(steps["drafted"])), int(np.sum(steps["accepted"]))
-
-
-def _counts(ok: Group) -> dict[str, Any]:
-    """Counters over all steps of all generations."""
-    if any(s["steps"] is None for s in ok):
-        return _totals(ok)
-    drafted = np.array([*chain.from_iterable(s["steps"]["drafted"] for s in ok)], np.int64)
-    accepted = np.array([*chain.from_iterable(s["steps"]["accepted"] for s in ok)], np.int64)
-    drafting = drafted > 0
-    steps, n_drafted, n_accepted = len(drafted), int(drafted.sum()), int(accepted.sum())
-    return {
-        "drafted": n_drafted,
-        "accepted": n_accepted,
-        "target_passes": steps,
-        "drafting_steps": int(drafting.sum()),
-        "redecoded": sum(s["n_redecoded"] for s in ok),
-        "acceptance_rate": _divide(n_accepted, n_drafted),
-        "mean_acceptance_length": _divide(n_accepted + steps, steps),
-        "mean_acceptance_length_drafting": _divide(int(accepted[drafting].sum() + drafting.sum()), int(drafting.sum())),
-        "acceptance_by_position": _by_position(drafted, accepted),
-        "conditional_acceptance": _conditional(drafted, accepted),
-        "accepted_lengths": np.bincount(accepted[drafting]).tolist() if drafting.any() else [],
-        "drafted_by": dict(
-            Counter(
-                n
-                for s in ok
-                if any(s["steps"]["note"])
-                for n, d in zip(s["steps"]["note"], s["steps"]["drafted"], strict=True)
-                if n and d
-            )
-        ),
-    }
-
-
-def _totals(ok: Group) -> dict[str, Any]:
-    """The same of generations that come without steps: what only steps can tell is None."""
-    drafted, accepted = (sum(draft_totals(s)[i] for s in ok) for i in (0, 1))
-    steps = _known([s["target_passes"] for s in ok])
-    drafting = _known([s["n_drafting"] for s in ok])
-    return {
-        "drafted": drafted,
-        "accepted": accepted,
-        "target_passes": steps,
-        "drafting_steps": drafting,
-        "redecoded": None,
-        "acceptance_rate": _divide(accepted, drafted),
-        "mean_acceptance_length": steps and _divide(accepted + steps, steps),
-        "mean_acceptance_length_drafting": drafting and _divide(accepted + drafting, drafting),
-        **dict.fromkeys(("acceptance_by_position", "conditional_acceptance", "accepted_lengths", "drafted_by")),
-    }
-
-
-def _known(counts: list[int | None]) -> int | None:
-    """Their sum; None where one of them is not known."""
-    return None if None in counts else sum(c for c in counts if c is not None)
-
-
-def _by_position(drafted: npt.NDArray[np.int64], accepted: npt.NDArray[np.int64]) -> list[float]:
-    """accepted at i / proposed at i, for i = 1 .. the longest draft."""
-    longest = int(drafted.max(initial=0))
-    return [float((accepted >= i).sum() / (drafted >= i).sum()) for i in range(1, longest + 1)]
-
-
-def _conditional(drafted: npt.NDArray[np.int64], accepted: npt.NDArray[np.int64]) -> list[float | None]:
-    """Of the drafts that had a token i and whose token i-1 was accepted, the share whose token i was: from i = 2 on."""
-    longest = int(drafted.max(initial=0))
-    return [
-        _divide(int((accepted >= i).sum()), int(((accepted >= i - 1) & (drafted >= i)).sum()))
-        for i in range(2, longest + 1)
-    ]
-
-
-def _speeds(ok: Group) -> dict[str, Any]:
-    ok = [s for s in ok if s["generation_s"] is not None]  # a replay without costs has counts alone
-    first = [s["ttft_s"] for s in ok if s["ttft_s"] is not None]
-    tokens, seconds = _total(ok, _tokens), _total(ok, _generation)
-    return {
-        "tok_s": _divide(tokens, seconds),
-        "ttft_s": _divide(sum(first), len(first)),
-        "phase_seconds": _phases(ok),
-    }
-
-
 def _compared(ratio: Estimate | None, end_to_end: Estimate | None) -> dict[str, Any]:
     """Against the baseline: the ratio of sums and the geometric mean of the prompts' ratios, each with its interval."""
     low, high = (ratio and ratio.interval()) or (None, None)
@@ -256,10 +169,17 @@ def _compared(ratio: Estimate | None, end_to_end: Estimate | None) -> dict[str, 
     }
 
 
+def tok_s(group: Group) -> float | None:
+    """Tokens over seconds of generations; None where no time is known (a replay without costs has counts alone)."""
+    timed = [s for s in group if s["generation_s"] is not None]
+    seconds = float(sum(s["generation_s"] for s in timed))
+    return sum(len(s["token_ids"]) for s in timed) / seconds if seconds else None
+
+
 def _phases(ok: Group) -> dict[str, float] | None:
     if not ok or any(s["phase_s"] is None for s in ok):
         return None
-    return {p: _total(ok, lambda s, p=p: s["phase_s"][p]) for p in PHASES}
+    return {p: float(sum(s["phase_s"][p] for s in ok)) for p in PHASES}
 
 
 def _paired(ok: Group, base: Group, clock: str) -> Estimate | None:
@@ -286,19 +206,3 @@ def _text_differs(ok: Group, baseline: Group) -> list[int] | None:
 
 def _first_difference(a: list[int], b: list[int]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-
-
-def _tokens(sample: Sample) -> int:
-    return len(sample["token_ids"])
-
-
-def _generation(sample: Sample) -> float:
-    return float(sample["generation_s"])
-
-
-def _total(group: Group, value: Any) -> float:
-    return float(sum(value(s) for s in group))
-
-
-def _divide(a: float, b: float) -> float | None:
-    return a / b if b else None

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from specdec.errors import BrokenGeneration
+
 TokenArray = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float32]
 Steps = npt.NDArray[np.int32]
@@ -129,6 +131,15 @@ class StepLog:
     def __len__(self) -> int:
         return len(self.drafted)
 
+    def add(self, step: Step, way: str, wall_s: float, verify_s: float) -> None:
+        """One step more; ``way`` is how its rejected tokens were undone (``specdec.rollback.Way``)."""
+        self.drafted.append(len(step.draft.token_ids))
+        self.accepted.append(step.accepted)
+        self.wall_us.append(round(wall_s * 1e6))
+        self.verify_us.append(round(verify_s * 1e6))
+        self.rollback.append(way)
+        self.note.append(None if step.draft.note is None else str(step.draft.note))
+
 
 @dataclass(frozen=True, slots=True)
 class Generation:
@@ -161,6 +172,20 @@ class Generation:
     n_redecoded: int = 0
     first_end_of_text: int | None = None
     memory: tuple[MemoryItem, ...] = ()
+
+    def check_identity(self) -> None:
+        """Raise ``BrokenGeneration`` where the counters contradict each other."""
+        log = self.steps
+        made = 1 + sum(a + 1 for a in log.accepted) - self.cut
+        if len(self.token_ids) != made:
+            raise BrokenGeneration(f"{len(self.token_ids)} tokens were emitted, the steps account for {made}.")
+        if any(not 0 <= a <= d for a, d in zip(log.accepted, log.drafted, strict=True)):
+            raise BrokenGeneration("a step accepted more tokens than it drafted.")
+        booked = sum(self.phase_s.values())
+        if abs(booked - self.generation_s) > 1e-3 + 0.001 * self.generation_s:
+            raise BrokenGeneration(
+                f"the phases add up to {booked:.6f} s, the generation took {self.generation_s:.6f} s."
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from specdec.decode import Decoder, check_identity
+from specdec.decode import Decoder
 from specdec.errors import BrokenGeneration, SpecdecError
 from specdec.registry import Registry
 from specdec.rollback import Mode, snapshots_for
@@ -252,9 +252,9 @@ class TestRefusals:
     def test_broken_counters_are_caught(self) -> None:
         good = generate(Guesser(ANSWER, 0.5))
         with pytest.raises(BrokenGeneration, match="account for"):
-            check_identity(dataclasses.replace(good, token_ids=good.token_ids[:-1]))
+            dataclasses.replace(good, token_ids=good.token_ids[:-1]).check_identity()
         with pytest.raises(BrokenGeneration, match="phases"):
-            check_identity(dataclasses.replace(good, generation_s=good.generation_s + 1))
+            dataclasses.replace(good, generation_s=good.generation_s + 1).check_identity()
 
 
 def test_prefill_in_chunks_gives_the_same_text() -> None:

@@ -184,7 +184,7 @@ def test_many_strategies_leave_pictures_readable(run: Run) -> None:
 
 
 def test_the_curve_is_the_runs_own(run: Run) -> None:
-    curve = {p.n: p for p in Facts(run).curve}
+    curve = Facts(run).curve
     assert curve[1].median == pytest.approx(1.0)
     assert curve[1].low <= curve[1].median <= curve[1].high
     assert curve[max(curve)].median > curve[4].median > curve[2].median > 1

@@ -18,8 +18,9 @@ import pytest
 from specdec.arms import Arm
 from specdec.errors import BrokenGeneration, SpecdecError
 from specdec.registry import Registry
+from specdec.server.answers import check_answer, count_passes
 from specdec.server.client import Completion, Counters, sampling_fields
-from specdec.server.engine import ServerEngine, check_answer, count_passes
+from specdec.server.engine import ServerEngine
 from specdec.server.options import NoCounterpart, model_arguments, strategy_arguments
 from specdec.server.process import Server, find_binary
 from specdec.spec import ModelOptions, make_spec

@@ -216,25 +216,23 @@ def generation(prompt: str, seconds: float, **more: object) -> Sample:
 
 
 class TestStability:
-    spec: dict[str, object] = {"repeats": 1}  # noqa: RUF012
-
     def test_quiet_repeats_say_nothing(self) -> None:
         samples = [generation(p, 1.0 + 0.01 * r, repeat=r) for p in "ab" for r in range(3)]
-        assert unsteady(samples, self.spec, {}) == []
-        assert unsteady([generation("a", 1.0)], self.spec, {}) == []
+        assert unsteady(samples, {}) == []
+        assert unsteady([generation("a", 1.0)], {}) == []
 
     def test_repeats_and_launches_are_told_apart(self) -> None:
         repeats = [generation("a", 1.0 + r, repeat=r) for r in range(2)]
-        (line,) = unsteady(repeats, self.spec, {"target": "x y.gguf", "workloads": ["a", "b"]})
+        (line,) = unsteady(repeats, {"target": "x y.gguf", "workloads": ["a", "b"]})
         assert line.startswith("Repeats of the same prompt spread by 49%")
         assert "a under none, 5.0-10.0 tok/s" in line
         assert "Something else used the machine" in line
         assert line.endswith("specdec compare --target 'x y.gguf' --workloads a,b --limit 0 --repeats 3 --launches 3")
-        (line,) = unsteady([generation("a", 1.0 + x, launch=x) for x in range(2)], self.spec, {})
+        (line,) = unsteady([generation("a", 1.0 + x, launch=x) for x in range(2)], {})
         assert line.startswith("Launches of the same prompt")
 
     def test_other_texts_are_a_cause_too(self) -> None:
-        (line,) = unsteady([generation("a", 1.0), generation("a", 2.0, repeat=1, token_ids=[1] * 10)], self.spec, {})
+        (line,) = unsteady([generation("a", 1.0), generation("a", 2.0, repeat=1, token_ids=[1] * 10)], {})
         assert "The texts differ, or" in line
 
     def test_warm_ups_failures_and_other_turns_do_not_count(self) -> None:
@@ -243,10 +241,10 @@ class TestStability:
             generation("a", 9.0, repeat=2, status="error"),
             generation("a", 9.0, turn=1),
         ]
-        assert unsteady([generation("a", 1.0), *odd], self.spec, {}) == []
+        assert unsteady([generation("a", 1.0), *odd], {}) == []
 
     def test_the_command_keeps_all_options(self) -> None:
-        given = {
+        spec = {
             "target": "m.gguf", "limit": None, "ignore_eos": True, "stop": ["x", "y"], "repeats": 4,
             "sampling": {"temp": 0.8}, "model": {"op_offload": False, "n_cpu_moe": 31},
         }  # fmt: skip
@@ -254,15 +252,15 @@ class TestStability:
             "specdec compare --target m.gguf --limit 0 --repeats 8 --launches 3 --ignore-eos --stop x --stop y --temp 0.8"
             " --n-cpu-moe 31 --no-op-offload"
         )
-        assert again({"repeats": 4}, given) == wanted
+        assert again(spec) == wanted
 
     def test_a_quick_run_is_asked_for_as_a_whole_one(self) -> None:
-        given = {"target": "m.gguf", "quick": True, "n_predict": 64}
+        spec = {"target": "m.gguf", "quick": True, "n_predict": 64}
         wanted = "specdec compare --target m.gguf --limit 0 --n-predict 64 --repeats 3 --launches 3"
-        assert again(given, given) == wanted
+        assert again(spec) == wanted
 
     def test_a_run_of_a_group_has_no_command_of_its_own(self) -> None:
-        given = {"target": "m.gguf", "group": "g", "arm": "same VRAM", "card": "8 GB", "vram_limit": 7168}
-        assert again(given, given) is None
-        (line,) = unsteady([generation("a", 1.0 + r, repeat=r) for r in range(2)], given, given)
+        spec = {"target": "m.gguf", "group": "g", "arm": "same VRAM", "card": "8 GB", "vram_limit": 7168}
+        assert again(spec) is None
+        (line,) = unsteady([generation("a", 1.0 + r, repeat=r) for r in range(2)], spec)
         assert line.endswith("End other programs, then run the whole group once more.")

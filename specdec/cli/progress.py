@@ -11,8 +11,8 @@ from time import monotonic
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from specdec.acceptance import draft_totals
 from specdec.arms import Arm
-from specdec.metrics import draft_totals
 from specdec.report.live import SampleTexts
 from specdec.report.show import has_color
 from specdec.store import Sample

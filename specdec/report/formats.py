@@ -28,7 +28,7 @@ def _object(run: Run, costs: Costs | None) -> dict[str, Any]:
     said: dict[str, Any] = {
         "memory": footprints(run),
         "why": why(table, run.samples, costs),
-        "warnings": unsteady(run.samples, meta["spec"], meta["given"]),
+        "warnings": unsteady(run.samples, meta["spec"]),
     }
     ratios = engine_ratios(run)
     said |= {"engine_ratios": ratios} if ratios else {}

@@ -47,7 +47,7 @@ def _explained(table: list[Row]) -> list[str]:
 
 def _doubts(run: Run) -> list[str]:
     """What the intervals do not hold, each with the command that settles it."""
-    return [f"WARNING: {line}" for line in unsteady(run.samples, run.meta["spec"], run.meta["given"])]
+    return [f"WARNING: {line}" for line in unsteady(run.samples, run.meta["spec"])]
 
 
 def _origins(total: list[Row]) -> list[str]:

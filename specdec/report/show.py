@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.text import Text
 from tabulate import tabulate
 
-from specdec.metrics import arm_of, draft_totals
+from specdec.acceptance import draft_totals
+from specdec.metrics import arm_of
 from specdec.report.names import arm_name
 from specdec.report.tokens import Mark, TokenStep, TokenView
 from specdec.store import Run

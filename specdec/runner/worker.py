@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from specdec.arms import Arm
-from specdec.decode import check_identity
 from specdec.errors import BrokenGeneration, OutOfMemory, ServerDied, SpecdecError
 from specdec.llama.accounting import by_place
 from specdec.llama.devices import used_bus_ids
@@ -193,7 +192,7 @@ class Server:
             if answer is None:
                 raise BrokenGeneration(f"the engine gave {turn} answers to {order['turns']} turns.")
             if isinstance(answer[1], Generation):  # a server's answers are checked by its engine
-                check_identity(answer[1])
+                answer[1].check_identity()
             yield {"at": began, "machine": watch.facts() | self._held(), **_body(answer[1])}
 
     def _held(self) -> Message:

@@ -16,7 +16,7 @@ SPREAD = 0.05
 SETTLING = 3
 
 
-def unsteady(samples: Iterable[Sample], spec: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+def unsteady(samples: Iterable[Sample], spec: Mapping[str, Any]) -> list[str]:
     """One line for each thing that did not hold still from repeat to repeat or from launch to launch.
 
     Repeats and launches of a prompt under one arm should take the same time a token (greedy: the same text). Their
@@ -25,7 +25,7 @@ def unsteady(samples: Iterable[Sample], spec: Mapping[str, Any], given: Mapping[
     Args:
         samples: of one run; warm-ups and failures are ignored. Read: engine, strategy, rollback, prompt, turn, launch,
             token_ids, generation_s.
-        spec, given: the run's options, all and those given, for the command that would settle it.
+        spec: the run's options, for the command that would settle it.
     """
     cells: dict[tuple[object, ...], dict[object, list[float]]] = defaultdict(lambda: defaultdict(list))
     texts: dict[tuple[object, ...], set[int]] = defaultdict(set)
@@ -49,27 +49,26 @@ def unsteady(samples: Iterable[Sample], spec: Mapping[str, Any], given: Mapping[
             )
             lines.append(
                 f"{what} of the same prompt spread by {spread:.0%} (the most: {where[3]} under {where[1]}, {_span(worst)})."
-                f" {cause}. End other programs, then{_settling(spec, given)}"
+                f" {cause}. End other programs, then{_settling(spec)}"
             )
     return lines
 
 
-def again(spec: Mapping[str, Any], given: Mapping[str, Any]) -> str | None:
+def again(spec: Mapping[str, Any]) -> str | None:
     """The command of a run, with more repeats and launches: at least three of each, more than it had.
 
     None for a run of a group, which no command makes alone. A quick run, which asks each strategy once a prompt, is
     asked for as a whole one on the same prompts.
     """
-    asked = {**spec, **given}
-    if asked.get("group"):
+    if spec.get("group"):
         return None
-    had = {name: int(asked.get(name) or 1) for name in ("repeats", "launches")}
+    had = {name: int(spec.get(name) or 1) for name in ("repeats", "launches")}
     more = {name: SETTLING if n < SETTLING else 2 * n for name, n in had.items()}
-    return compare_command({**asked, **more, "quick": False})
+    return compare_command({**spec, **more, "quick": False})
 
 
-def _settling(spec: Mapping[str, Any], given: Mapping[str, Any]) -> str:
-    command = again(spec, given)
+def _settling(spec: Mapping[str, Any]) -> str:
+    command = again(spec)
     return f": {command}" if command else " run the whole group once more."
 
 

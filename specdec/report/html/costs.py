@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from specdec.metrics import ALL
-from specdec.report.html.facts import CurvePoint, Facts, Standing
+from specdec.profile.steps import Spread
+from specdec.report.html.facts import Facts, Standing
 from specdec.report.html.style import LIGHT, color, figure, marker
 
 
@@ -31,7 +32,7 @@ def draw(f: Facts) -> Figure | None:
 
 def _upper(ax: Axes, f: Facts, standing: list[Standing]) -> None:
     """The curve, the line of whole acceptance, and each strategy's mean step."""
-    largest = max([p.n for p in (*f.curve, *f.profile_curve)] + [2])
+    largest = max([*f.curve, *f.profile_curve, 2])
     ax.plot([1, largest], [1, largest], ":", color=LIGHT["soft"], label="gain if every token is accepted")
     _curve(ax, f.curve, "-", "cost C(n) of a pass over n tokens")
     _curve(ax, f.profile_curve, "--", "C(n) of the profile")
@@ -66,7 +67,7 @@ def of_all(f: Facts) -> list[Standing]:
 
 def alt(f: Facts) -> str:
     """The picture in words."""
-    points = ", ".join(f"C({p.n}) = {p.median:.2f}" for p in f.curve[:12])
+    points = ", ".join(f"C({n}) = {s.median:.2f}" for n, s in [*f.curve.items()][:12])
     stands = "; ".join(
         f"{s.name}: {s.tokens:.1f} tokens a pass, AL {s.cost.acceptance_length:.2f}, break-even"
         f" {s.cost.break_even:.2f}, {'pays' if s.pays else 'does not pay'}"
@@ -75,19 +76,18 @@ def alt(f: Facts) -> str:
     return f"Cost of a target pass against one over 1 token: {points}. {stands}."
 
 
-def _curve(ax: Axes, points: list[CurvePoint], line: str, label: str) -> None:
+def _curve(ax: Axes, points: dict[int, Spread], line: str, label: str) -> None:
     if len(points) > 1:
-        n = [p.n for p in points]
-        ax.plot(n, [p.median for p in points], line, color=LIGHT["ink"], label=label)
-        ax.fill_between(
-            n, [p.low for p in points], [p.high for p in points], color=LIGHT["soft"], alpha=0.25, linewidth=0
-        )
+        n, spreads = [*points], points.values()
+        ax.plot(n, [s.median for s in spreads], line, color=LIGHT["ink"], label=label)
+        low, high = [s.low for s in spreads], [s.high for s in spreads]
+        ax.fill_between(n, low, high, color=LIGHT["soft"], alpha=0.25, linewidth=0)
 
 
 def _log(ax: Axes, largest: int, standing: list[Standing], f: Facts) -> None:
     """Both axes by powers of 2: drafts of 1 and of 64 tokens in one picture."""
-    highest = max([largest, *(p.high for p in f.curve), *(s.cost.break_even for s in standing)])
-    lowest = min([1.0, *(p.low for p in f.curve), *(s.cost.break_even for s in standing)])
+    highest = max([largest, *(p.high for p in f.curve.values()), *(s.cost.break_even for s in standing)])
+    lowest = min([1.0, *(p.low for p in f.curve.values()), *(s.cost.break_even for s in standing)])
     ax.set_xscale("log", base=2)
     ax.set_yscale("log", base=2)
     few = largest <= 10

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from specdec.metrics import ALL, BASELINE, Arm, arm_of, arms_of, rows
 from specdec.monitor.findings import instabilities
 from specdec.profile.compare import PredictionRow, depth_of, pass_costs
-from specdec.profile.steps import Spread
+from specdec.profile.steps import Spread, spread
 from specdec.profile.stored import Profile
 from specdec.report.answers import Answer, answer
 from specdec.report.names import row_name
@@ -26,17 +26,6 @@ MOST_SHOWN = 8
 """Strategies in a picture, ``none`` not counted: as many as there are colours."""
 FEWEST_PASSES = 5
 """Target passes of one length below which the curve has no point."""
-
-
-@dataclass(frozen=True, slots=True)
-class CurvePoint:
-    """C(n): what a target pass over ``n`` tokens costs against one over 1; median and quartiles of ``count`` passes."""
-
-    n: int
-    median: float
-    low: float
-    high: float
-    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +42,6 @@ class Standing:
     def pays(self) -> bool:
         """Whether it emits more than its steps cost."""
         return self.cost.acceptance_length > self.cost.break_even
-
-
-def arm_of_row(row: Row) -> Arm:
-    """The arm that a row is about."""
-    return row["engine"], row["strategy"], row["rollback"]
 
 
 @dataclass
@@ -93,7 +77,7 @@ class Facts:
     @cached_property
     def total(self) -> dict[Arm, Row]:
         """The rows over all workloads."""
-        return {arm_of_row(r): r for r in self.table if r["workload"] == ALL}
+        return {arm_of(r): r for r in self.table if r["workload"] == ALL}
 
     @cached_property
     def shown(self) -> list[Arm]:
@@ -152,8 +136,8 @@ class Facts:
         return [s for group in by.values() for s in group] if workload == ALL else by.get(workload, [])
 
     @cached_property
-    def curve(self) -> list[CurvePoint]:
-        """The verify cost curve from the run's own target passes, whatever strategy made them."""
+    def curve(self) -> dict[int, Spread]:
+        """The verify cost curve, C(n) by n, from the run's own target passes, whatever strategy made them."""
         passes: dict[int, list[int]] = defaultdict(list)
         for arm, by in self._with_steps.items():
             for s in (s for group in by.values() for s in group):
@@ -161,12 +145,13 @@ class Facts:
                     if drafted or arm[1] == BASELINE:
                         passes[drafted + 1].append(took)
         one = float(np.median(passes[1])) if passes.get(1) else 0.0
-        return [_point(n, took, one) for n, took in sorted(passes.items()) if one and len(took) >= FEWEST_PASSES]
+        measured = {n: took for n, took in sorted(passes.items()) if one and len(took) >= FEWEST_PASSES}
+        return {n: spread(us / one for us in took) for n, took in measured.items()}
 
     @cached_property
-    def profile_curve(self) -> list[CurvePoint]:
+    def profile_curve(self) -> dict[int, Spread]:
         """The profile's curve at the depth nearest to the run's."""
-        return [] if self.profile is None else relative(self.profile.curve(depth_of(self.run)))
+        return {} if self.profile is None else relative(self.profile.curve(depth_of(self.run)))
 
     @cached_property
     def memory(self) -> dict[Arm, list[dict[str, Any]]]:
@@ -182,7 +167,7 @@ class Facts:
     def warnings(self) -> list[str]:
         """What did not hold still, each with the command that settles it."""
         found = [f.line for f in instabilities(self.run.samples)]
-        return found + unsteady(self.run.samples, self.run.meta["spec"], self.run.meta.get("given", {}))
+        return found + unsteady(self.run.samples, self.run.meta["spec"])
 
     @cached_property
     def answers(self) -> list[Answer]:
@@ -204,16 +189,11 @@ class Facts:
         return [(row_name(r), error, n) for r in self.total.values() for error, n in r["failures"].items()]
 
 
-def relative(curve: Mapping[int, Spread]) -> list[CurvePoint]:
-    """C(n) from a profile's T(n); nothing where T(1) is not known."""
+def relative(curve: Mapping[int, Spread]) -> dict[int, Spread]:
+    """C(n), what a target pass over n tokens costs against one over 1, by n, from a profile's T(n); empty where T(1) is
+    not known."""
     one = curve[1].median if 1 in curve else 0.0
-    return [CurvePoint(n, s.median / one, s.low / one, s.high / one, s.n) for n, s in curve.items() if one]
-
-
-def _point(n: int, took: Iterable[int], one: float) -> CurvePoint:
-    values = np.fromiter(took, np.float64) / one
-    low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
-    return CurvePoint(n, float(middle), float(low), float(high), len(values))
+    return {n: Spread(s.median / one, s.low / one, s.high / one, s.n) for n, s in curve.items() if one}
 
 
 def _bytes(items: list[dict[str, Any]]) -> int:

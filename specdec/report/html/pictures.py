@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from specdec.metrics import ENGINE, Arm
+from specdec.metrics import ENGINE, Arm, arm_of
 from specdec.profile.compare import PredictionRow
 from specdec.report.html import costs
-from specdec.report.html.facts import Facts, arm_of_row
+from specdec.report.html.facts import Facts
 from specdec.report.html.forest import HOW_TO_READ, Bar, decided, forest, in_words
 from specdec.report.html.memory import frontier, memory
 from specdec.report.html.style import LIGHT, Picture, color, drawing, figure, legend_below, marker, short, stacked_bars
@@ -26,7 +26,7 @@ def speedup(f: Facts) -> Picture | None:
     """Speedup over plain decoding by workload, with 95 % intervals."""
     groups: list[tuple[str, list[Bar]]] = []
     for workload in f.workloads:
-        mine = [r for r in f.rows_of(workload) if arm_of_row(r) in f.drafting and r["speedup"] is not None]
+        mine = [r for r in f.rows_of(workload) if arm_of(r) in f.drafting and r["speedup"] is not None]
         if mine:
             groups.append((workload, [_bar(f, r) for r in mine]))
     if not groups:
@@ -41,7 +41,7 @@ def speedup(f: Facts) -> Picture | None:
 
 
 def _bar(f: Facts, r: Row) -> Bar:
-    arm = arm_of_row(r)
+    arm = arm_of(r)
     ends = r["speedup_low"], r["speedup_high"]
     return Bar(f.name(arm), f.number(arm), r["speedup"], *ends, decided(r["verdict"]))
 

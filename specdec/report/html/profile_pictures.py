@@ -53,12 +53,12 @@ def break_even(p: Profile) -> Picture | None:
     if len(points) < 2:
         return None
     costs = [c for c in draft_costs(p) if c.depth == depth]
-    largest = max(point.n for point in points)
+    largest = max(points)
     drawn = figure(3.6)
     ax = drawn.add_subplot()
     ax.plot([1, largest], [1, largest], ":", color=LIGHT["soft"], label="gain if every token is accepted")
-    ax.plot([x.n for x in points], [x.median for x in points], color=LIGHT["ink"], label="C(n)")
-    said = [f"C({x.n}) = {x.median:.2f}" for x in points]
+    ax.plot([*points], [x.median for x in points.values()], color=LIGHT["ink"], label="C(n)")
+    said = [f"C({n}) = {x.median:.2f}" for n, x in points.items()]
     for i, (name, mine) in enumerate(_by_strategy(costs), 1):
         n = [c.length + 1 for c in mine]
         lows, highs = zip(*(c.break_even for c in mine), strict=True)

@@ -72,12 +72,11 @@ def standings(f: Facts) -> Table:
 
 def curve(f: Facts) -> Table:
     """The verify cost curve, point by point."""
-    profile = {p.n: p for p in f.profile_curve}
-    own = {p.n: p for p in f.curve}
+    own, profile = f.curve, f.profile_curve
     cells = [
         [
             str(n),
-            *([f"{p.median:.2f}", f"{p.low:.2f} to {p.high:.2f}", f"{p.count:,}"] if (p := own.get(n)) else [""] * 3),
+            *([f"{p.median:.2f}", f"{p.low:.2f} to {p.high:.2f}", f"{p.n:,}"] if (p := own.get(n)) else [""] * 3),
         ]
         + ([f"{profile[n].median:.2f}" if n in profile else ""] if profile else [])
         for n in sorted({*own, *profile})
