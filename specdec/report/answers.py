@@ -86,6 +86,8 @@ def _without_speed(rows: Sequence[Row]) -> str:
     if not rows:
         return "no strategy but none was run"
     known = [r for r in rows if r.get("mean_acceptance_length")]  # rows of cards do not have it
+    if any(r["status"] == "ok" and r.get("plain", r) is None for r in rows):
+        return "plain decoding at its own split was not run"
     if not known:
         return "no generation succeeded"
     best = max(known, key=lambda r: r["mean_acceptance_length"])
