@@ -204,7 +204,7 @@ def test_both_arms_are_laid_out(shape: Path, draft_shape: Path) -> None:
 def test_the_one_split_of_a_profile_holds_the_mtp_layer_beside_a_draft_model(shape: Path, draft_shape: Path) -> None:
     spec = make_spec(target=str(shape), draft=str(draft_shape), strategies="mtp,draft")
     header = read_header(shape)
-    draft = cases_of(spec, header)[-1]
+    mtp, draft = cases_of(spec, header)[-2:]
     layer = parts.on("GPU", parts.mtp_weights(header, spec.model))
     tried, further = splits(header, spec.model), 0
     for card in parse_cards("8GB,10GB,12GB,16GB,20GB"):
@@ -212,11 +212,9 @@ def test_the_one_split_of_a_profile_holds_the_mtp_layer_beside_a_draft_model(sha
         at = tried.index(split)
         assert total(itemise(draft, header, split)) + layer <= card.budget
         assert total(itemise(draft, header, tried[at - 1])) + layer > card.budget - MIB
-        further += at > tried.index(fit(draft, header, spec.model, card).options)
-        assert (
-            common_split(spec.model_copy(update={"strategies": "draft"}), card)
-            == fit(draft, header, spec.model, card).options
-        )
+        alone = [fit(case, header, spec.model, card).options for case in (mtp, draft)]
+        assert alone == [common_split(spec.model_copy(update={"strategies": s}), card) for s in ("mtp", "draft")]
+        further += at > tried.index(alone[1])
     assert further, "the draft model alone leaves more on the GPU"
 
 
