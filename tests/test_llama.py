@@ -115,6 +115,23 @@ def test_bad_placements(nano_hybrid: Path, options: dict[str, object], message: 
 
 
 @pytest.mark.parametrize(
+    ("load_mode", "on_gpu", "warns"), [("mmap", True, True), ("mmap", False, False), ("none", True, False)]
+)
+def test_experts_in_a_mapped_file_are_told_of(nano_hybrid: Path, load_mode: str, on_gpu: bool, warns: bool) -> None:
+    """By llama.cpp's real log, in a fresh process: it says so once in each."""
+    code = (
+        "from pathlib import Path; from specdec.llama import model; from specdec.spec import ModelOptions\n"
+        f"model.runs_on_gpu = lambda options: {on_gpu}\n"
+        f"options = ModelOptions(threads=1, n_cpu_moe=2, load_mode={load_mode!r})\n"
+        f"model.LlamaModel(Path({str(nano_hybrid)!r}), options, extra_buffers=False)\n"
+        f"assert any(model._MAPPED_EXPERTS in line for line in model.log.text()) is {load_mode == 'mmap'}"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert ("experts in RAM lie in a mapped file" in done.stderr) is warns
+
+
+@pytest.mark.parametrize(
     ("line", "message"),
     [
         (

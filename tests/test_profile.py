@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from specdec.profile.plan import Setting
 from specdec.profile.predict import Arm, expect, plain_step, predict_steps
 from specdec.profile.spec import ProfileSpec
 from specdec.profile.stage import Outcome, Script, Scripted
-from specdec.profile.steps import level, redecoded, same_shape
+from specdec.profile.steps import join_steps, level, redecoded, same_shape, slowness
 from specdec.profile.stored import Profile
 from specdec.report import profile as tables
 from specdec.report.experts import uniform_law
@@ -125,8 +126,6 @@ def settings(recurrent: bool, passes: tuple[int, ...] = (*range(1, 10), 16)) -> 
 
 def measured(clock: Time, recurrent: bool, settle: int = 1, depths: tuple[int, ...] = DEPTHS) -> Profile:
     """A profile as measure.py takes it, of the toy target."""
-    import random
-
     lines: list[dict[str, Any]] = []
     for setting in settings(recurrent):
         script, target = Script(), TimedTarget(clock, recurrent, setting.snapshots)
@@ -377,6 +376,58 @@ def test_what_held_the_machine_up_lengthens_all_costs_alike(clock: Time) -> None
     after = Costs(steps, False, level([steps])).verify(passes, yes)
     assert level([costs.steps]) == pytest.approx(1.0, abs=0.01)
     assert after == pytest.approx(before / costs.level * more, rel=0.02)
+
+
+def slowed(lines: list[dict[str, Any]], strategy: str) -> list[dict[str, Any]]:
+    """Two of the four rounds of a strategy's settings took 1.5 times as long, in every phase."""
+    return [
+        line | {"phase_us": {phase: [1.5 * t for t in took] for phase, took in line["phase_us"].items()}}
+        if line["strategy"] == strategy and line["round"] % 2
+        else line
+        for line in lines
+    ]
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("strategy", [plan.TEXT, "drafter"])
+def test_rounds_that_were_slow_as_a_whole_shift_no_cost_against_another(
+    clock: Time, recurrent: bool, strategy: str
+) -> None:
+    quiet = measured(clock, recurrent)
+    held = Profile(Run(quiet.run.folder, quiet.meta, slowed(quiet.run.samples, strategy)))
+    before, after = (p.plain()[DEPTHS[0]].level for p in (quiet, held))
+    took = [sum(np.array(s["phase_us"]["verify"])[s["counted"]].sum() for s in p.run.samples) for p in (quiet, held)]
+    assert after / before == pytest.approx(took[1] / took[0], rel=1e-3)
+    assert after > 1.02 * before
+    for snapshots, g in generations(clock, recurrent, 4):
+        arm = Arm("drafter" if any(g.steps.drafted) else "none", "auto", snapshots, 4)
+        steps = (g.steps.drafted, g.steps.accepted)
+        expected, found = (predict_steps(*steps, p, arm, g.n_prompt) for p in (quiet, held))
+        for phase in expected:
+            assert found[phase] / after == pytest.approx(expected[phase] / before, rel=1e-3, abs=1e-9), phase
+
+
+def test_a_strategy_that_drafts_by_itself_has_plain_steps_in_every_round(clock: Time) -> None:
+    """They say how fast the machine was, and are no part of what was measured; what looks back has none of them."""
+    profile, drafter = measured(clock, False), settings(False)[-1]
+    rounds = [s for s in profile.run.samples if s["strategy"] == "drafter" and s["series"] == "constant"]
+    for line in rounds:
+        counted = [c for n, c in zip(line["drafted"], line["counted"], strict=True) if n == 0]
+        assert len(counted) >= 8
+        assert not any(counted)
+    assert 0 not in profile.drafting("drafter")[1][DEPTHS[0]].steps.drafted
+    assert all(w.length for w in plan.constant(replace(drafter, looks_back=True), 1, 0, random.Random(0)))
+    assert slowness(slowed(rounds, "drafter")) == pytest.approx({0: 1.0, 1: 1.5, 2: 1.0, 3: 1.5}, rel=1e-3)
+
+
+def test_rounds_without_plain_steps_stay_as_they_were_measured(clock: Time) -> None:
+    lines = [s for s in slowed(measured(clock, False).run.samples, "drafter") if s["strategy"] == "drafter"]
+    changing = [s for s in lines if s["series"] == "changing"]
+    assert slowness(changing) == {}
+    steps = join_steps(changing, 1, False)
+    assert set(steps.slow) == {1.0}
+    as_stored = [np.array(s["phase_us"]["verify"])[s["counted"]] * 1e-6 for s in changing]
+    assert steps.phase["verify"] == pytest.approx(np.concatenate(as_stored))
 
 
 @pytest.mark.parametrize(

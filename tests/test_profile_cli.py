@@ -12,11 +12,14 @@ import pytest
 from page import check_page
 
 from specdec.cli import main
+from specdec.cli.cards import profile_on
 from specdec.errors import SpecdecError
 from specdec.profile import measure
-from specdec.profile.job import strategies_of
+from specdec.profile.job import prepare, strategies_of
 from specdec.profile.spec import ProfileSpec
+from specdec.spec import ModelOptions
 from specdec.types import PHASES
+from specdec.vram.arms import CONTEXT
 
 PROFILE = ("--depths", "32,64", "--lengths", "1..3,6", "--n-max", "2", "--repeats", "3", "--threads", "1")
 
@@ -161,3 +164,15 @@ def test_models_without_experts_and_depths_beyond_them_are_refused(call: Any, na
     code, _, err = call("profile", "--target", nano_dense, "--depths", "10000000", "--strategies", "none")
     assert code == 2
     assert "needs a context of" in err
+
+
+@pytest.mark.parametrize("strategies", ["", "none", "mtp(n_max=4)", "ngram-simple(size_m=128)"])
+def test_a_card_gets_the_context_that_the_depths_need(strategies: str) -> None:
+    model = ModelOptions(device="none", threads=1)
+    spec = ProfileSpec(target="demo", strategies=strategies, depths=(64, 512), repeats=2, threads=(1,), model=model)
+    planned = profile_on(spec, "8GB", 512)
+    job = prepare(planned, lambda _: None)
+    job.close()
+    assert job.depths == (64, 512)
+    assert 512 < job.n_ctx <= planned.model.ctx_size <= job.n_ctx + 512
+    assert profile_on(spec.model_copy(update={"depths": ()}), "8GB", 512).model.ctx_size == CONTEXT

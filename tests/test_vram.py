@@ -20,7 +20,7 @@ from specdec.spec import ModelOptions, make_spec
 from specdec.testing.nano import write_nano
 from specdec.types import MemoryItem
 from specdec.vram import memory as parts
-from specdec.vram.arms import lay_out
+from specdec.vram.arms import cases_of, common_split, lay_out
 from specdec.vram.cards import capped_name, parse_cards
 from specdec.vram.items import Case, itemise, total
 from specdec.vram.overheads import MIB, compute
@@ -199,6 +199,23 @@ def test_both_arms_are_laid_out(shape: Path, draft_shape: Path) -> None:
         assert len({(r.strategies, r.model.n_cpu_moe) for r in mine}) == len(mine)  # nothing runs twice
         assert {r.vram_limit for r in mine} == {8188 - 512 if card == "8 GB" else 12284 - 512}
     assert len(said) == 2 * 5
+
+
+def test_the_one_split_of_a_profile_holds_the_mtp_layer_beside_a_draft_model(shape: Path, draft_shape: Path) -> None:
+    spec = make_spec(target=str(shape), draft=str(draft_shape), strategies="mtp,draft")
+    header = read_header(shape)
+    mtp, draft = cases_of(spec, header)[-2:]
+    layer = parts.on("GPU", parts.mtp_weights(header, spec.model))
+    tried, further = splits(header, spec.model), 0
+    for card in parse_cards("8GB,10GB,12GB,16GB,20GB"):
+        split = common_split(spec, card)
+        at = tried.index(split)
+        assert total(itemise(draft, header, split)) + layer <= card.budget
+        assert total(itemise(draft, header, tried[at - 1])) + layer > card.budget - MIB
+        alone = [fit(case, header, spec.model, card).options for case in (mtp, draft)]
+        assert alone == [common_split(spec.model_copy(update={"strategies": s}), card) for s in ("mtp", "draft")]
+        further += at > tried.index(alone[1])
+    assert further, "the draft model alone leaves more on the GPU"
 
 
 class FakeGpu:

@@ -46,6 +46,7 @@ def compare_cards(
 
 def profile_on(spec: ProfileSpec, cards: str, reserve: int) -> ProfileSpec:
     """The profile at the split that the card allows with the most expensive of its strategies, capped."""
+    from specdec.profile.job import context_for
     from specdec.spec import make_spec
     from specdec.vram.arms import CONTEXT, common_split
     from specdec.vram.cards import parse_cards
@@ -55,7 +56,7 @@ def profile_on(spec: ProfileSpec, cards: str, reserve: int) -> ProfileSpec:
     found = parse_cards(cards, reserve)
     if len(found) > 1 or spec.vram_limit:
         raise SpecdecError("--card: a profile is of one card.", "Take one for each; leave --vram-limit out.")
-    model = spec.model.model_copy(update={"ctx_size": spec.model.ctx_size or spec.context or CONTEXT})
+    model = spec.model.model_copy(update={"ctx_size": spec.model.ctx_size or context_for(spec) or CONTEXT})
     taken = ("target", "strategies", "strategy_files", "draft", "mtp_model")
     run = make_spec(model=model.model_dump(), **{name: getattr(spec, name) for name in taken})
     split = common_split(run, found[0], spec.n_max)

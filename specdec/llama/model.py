@@ -88,7 +88,7 @@ class LlamaModel:
         if not self.handle:
             raise _load_error(path)
         self._buffers = buffers(log.text())
-        if _MAPPED_EXPERTS in log.text() and runs_on_gpu(options):
+        if runs_on_gpu(options) and any(_MAPPED_EXPERTS in line for line in log.text("warn")):
             warnings.warn(
                 "experts in RAM lie in a mapped file; passes of 32 tokens and more, prompts too, copy them to the GPU,"
                 " which is slow from there: where RAM holds them llama.cpp advises --no-mmap.",

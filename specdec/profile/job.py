@@ -153,6 +153,13 @@ def strategies_of(spec: ProfileSpec, has_mtp: bool) -> list[Planned]:
     return Registry(spec.strategy_files).plan(named, defaults)
 
 
+def context_for(spec: ProfileSpec) -> int:
+    """Tokens of context that the named depths need, whichever of its strategies the target can serve; 0 where no depth
+    is named."""
+    drafts = [p.build().longest_draft for p in strategies_of(spec, has_mtp=True)]
+    return plan.context_of(max(spec.depths), max(*spec.passes, spec.n_max, *drafts)) if spec.depths else 0
+
+
 def setting_name(setting: Setting) -> str:
     what = "the curve" if setting.strategy == plan.TEXT else setting.strategy
     snapshots = f", {setting.snapshots} snapshots" if setting.snapshots else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, field_validator
 
-from specdec.profile.plan import LONG_LENGTHS, PASSES, context_of
+from specdec.profile.plan import PASSES
 from specdec.spec import Checked, ModelOptions, SamplingOptions
 
 
@@ -28,12 +28,6 @@ class ProfileSpec(Checked):
     vram_limit: int = Field(0, ge=0)
     sampling: SamplingOptions = SamplingOptions()
     model: ModelOptions = ModelOptions()
-
-    @property
-    def context(self) -> int:
-        """Tokens of context that the named depths need, whichever strategies are measured; 0 where none is named."""
-        longest = max(*LONG_LENGTHS, *self.passes, self.n_max)
-        return context_of(max(self.depths), longest) if self.depths else 0
 
     @field_validator("depths")
     @classmethod

@@ -19,7 +19,7 @@ def compare_in_turns(
     """The first launch of every run, then the second of every run, and so on; each launch loads its model anew.
 
     A run that cannot be made is announced by its ``name``, with the reason, and left out from then on. Returns the folders
-    of those that were begun, in their order, and how many failed.
+    of those whose first launch was made, in their order, and how many failed.
     """
     folders: dict[int, Path] = {}
     failed: set[int] = set()

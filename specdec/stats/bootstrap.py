@@ -109,11 +109,10 @@ def estimate(pairs: Pairs, seed: int = 0, extra: Sequence[LaunchSpread] = ()) ->
     if n < 2:
         return Estimate(value, mean, None, None, 0.0, n, launches, None, uneven, rounds)
     groups = _groups(pairs)
-    weights = _resamples(tuple(len(g) for g in groups), seed)
-    order = np.concatenate(groups)
-    variance = float(_log_ratio(weights @ by_prompt[order]).var(ddof=1))
-    logs = _log_ratio(by_prompt)[order]
-    mean_variance = float(((weights @ (trust[order] * logs)) / (weights @ trust[order])).var(ddof=1))
+    columns = np.column_stack([by_prompt, trust * _log_ratio(by_prompt), trust])[np.concatenate(groups)]
+    resampled = _resamples(tuple(len(g) for g in groups), seed) @ columns  # in one go: the weights are what is large
+    variance = float(_log_ratio(resampled[:, :-2]).var(ddof=1))
+    mean_variance = float((resampled[:, -2] / resampled[:, -1]).var(ddof=1))
     own = launch_spread(pairs.by_launch() * trust[:, None, None]) if launches > 1 else None
     spreads = [*([own] if own else []), *extra]
     added = sum(s.variance / s.launches for s in spreads)

@@ -1,0 +1,97 @@
+"""Runs of a group, launch by launch in turns, on a nano model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from recording import MODEL, Quiet
+
+from specdec.errors import SpecdecError
+from specdec.runner import compare, compare_in_turns, resume
+from specdec.spec import RunSpec, make_spec
+from specdec.store import Run, read_run
+
+STRATEGY = """
+import os
+from specdec import Draft, Strategy
+class Here(Strategy):
+    name = "{name}"
+    def begin(self, prompt_ids):
+        with open("{name}.txt", "a") as file:
+            file.write(f"{{os.getpid()}}\\n")
+    def propose(self, context, max_tokens):
+        return Draft()
+"""
+
+
+class Told(Quiet):
+    """Keeps what is announced; ``spoils`` changes that file when the second launches begin."""
+
+    def __init__(self, spoils: Path | None = None) -> None:
+        self.lines: list[str] = []
+        self._spoils = spoils
+
+    def announce(self, line: str) -> None:
+        self.lines.append(line)
+        if self._spoils and ", launch 2 of 2" in line:
+            self._spoils.write_text(STRATEGY.format(name=self._spoils.stem) + "# another\n")
+
+    def told(self, word: str) -> list[str]:
+        return [line for line in self.lines if line.startswith(word)]
+
+
+def run_of(target: object, name: str, launches: int) -> RunSpec:
+    """A short comparison of `none` with a strategy of the test's own, which notes its process."""
+    Path(f"{name}.py").write_text(STRATEGY.format(name=name))
+    short = {"workloads": ("code",), "limit": 1, "n_predict": 4, "warmup": 0, "launches": launches, "model": MODEL}
+    return make_spec(target=str(target), strategies=name, strategy_files=(f"{name}.py:Here",), **short)
+
+
+def name_of(run: RunSpec) -> str:
+    return run.strategy_files[0].partition(".")[0]
+
+
+def launches_of(run: Run) -> list[int]:
+    """In the order of the file."""
+    assert {s["status"] for s in run.samples} == {"ok"}
+    assert set(Counter(s["launch"] for s in run.samples).values()) == {2}
+    return sorted({s["launch"] for s in run.samples})
+
+
+def test_a_group_is_launched_in_turns(nano_dense: Path) -> None:
+    """One run goes through, one has a launch less, one cannot be made, one cannot go on after its first launch."""
+    runs = [run_of(nano_dense, "whole", 2), run_of(nano_dense, "once", 1)]
+    runs += [run_of("missing.gguf", "never", 2), run_of(nano_dense, "spoilt", 2)]
+    observer = Told(spoils=Path("spoilt.py"))
+    folders, failed = compare_in_turns(runs, Path("results"), observer, name_of)
+    assert [line.partition(": ")[2] for line in observer.told("Run ")] == [
+        "whole", "once", "never", "spoilt", "whole", "spoilt"
+    ]  # fmt: skip
+    assert [line.partition(": ")[0] for line in observer.told("Run ")][:2] == [
+        "Run 1 of 4, launch 1 of 2",
+        "Run 2 of 4",
+    ]
+    assert failed == 2
+    assert [line.split(":")[0] for line in observer.told("FAIL ")] == ["FAIL never", "FAIL spoilt"]
+    whole, once, spoilt = (read_run(folder) for folder in folders)
+    assert [name_of(RunSpec(**run.meta["spec"])) for run in (whole, once, spoilt)] == ["whole", "once", "spoilt"]
+    assert (launches_of(whole), whole.finished) == ([0, 1], True)
+    assert (launches_of(once), once.finished) == ([0], True)
+    assert (launches_of(spoilt), spoilt.finished) == ([0], False)
+    assert whole.samples[1]["at"] < once.samples[0]["at"] < spoilt.samples[0]["at"] < whole.samples[2]["at"]
+    assert len(set(Path("whole.txt").read_text().split())) == 2, "a process for each launch"
+
+
+def test_launches_stop_a_run_and_resume_goes_on(nano_dense: Path) -> None:
+    observer = Told()
+    folder = compare(run_of(nano_dense, "mine", 2), Path("results"), observer, launches=1)
+    run = read_run(folder)
+    assert (launches_of(run), run.finished) == ([0], False)
+    assert resume(run, observer) == folder
+    run = read_run(folder)
+    assert (launches_of(run), run.finished) == ([0, 1], True)
+    assert len(set(Path("mine.txt").read_text().split())) == 2
+    with pytest.raises(SpecdecError, match="is finished"):
+        resume(run, observer, launches=2)
