@@ -10,7 +10,7 @@ from typing import Any
 
 from specdec.acceptance import acceptance
 from specdec.monitor.findings import joules_per_token
-from specdec.stats import Estimate, judge, pair_generations
+from specdec.stats import Estimate, Pairs, judge, pair_generations, speedup
 from specdec.stats import estimate as estimate_ratio
 from specdec.stats.pairs import cell_of
 from specdec.stats.power import WANTED, prompts_for, rounds_for, smallest_effect
@@ -117,7 +117,8 @@ def _row(run: Run, arm: Arm, workload: str, group: Group, baseline: Group) -> tu
     fixed |= {k: labels[k] for k in ("card", "arm")} | _label(run, arm)
     counts = acceptance(ok)
     first = [s["ttft_s"] for s in ok if s["ttft_s"] is not None]
-    ratio = _paired(ok, base, "generation_s")
+    pairs, whole = _paired(ok, base, "generation_s"), _paired(ok, base, "end_to_end_s")
+    ratio = estimate_ratio(pairs) if pairs else None
     row = {
         **fixed,
         "status": _status(arm[1], group, ok, counts["drafted"]),
@@ -128,7 +129,8 @@ def _row(run: Run, arm: Arm, workload: str, group: Group, baseline: Group) -> tu
         "tok_s": tok_s(ok),
         "ttft_s": sum(first) / len(first) if first else None,
         "phase_seconds": _phases(ok),
-        **_compared(ratio, _paired(ok, base, "end_to_end_s")),
+        **_compared(ratio),
+        "end_to_end_speedup": speedup(whole) if whole else None,
         **counts,
         "memory_bytes": _memory(ok),
         "joules_per_token": joules_per_token(ok),
@@ -153,7 +155,7 @@ def _status(strategy: str, group: Group, ok: Group, drafted: int) -> str:
     return "inactive" if not drafted and strategy != BASELINE else "ok"
 
 
-def _compared(ratio: Estimate | None, end_to_end: Estimate | None) -> dict[str, Any]:
+def _compared(ratio: Estimate | None) -> dict[str, Any]:
     """Against the baseline: the ratio of sums and the geometric mean of the prompts' ratios, each with its interval."""
     low, high = (ratio and ratio.interval()) or (None, None)
     mean_low, mean_high = (ratio and ratio.mean_interval()) or (None, None)
@@ -165,7 +167,6 @@ def _compared(ratio: Estimate | None, end_to_end: Estimate | None) -> dict[str, 
         "mean_speedup_low": mean_low,
         "mean_speedup_high": mean_high,
         "between_launches": ratio and ratio.between_launches,
-        "end_to_end_speedup": end_to_end and end_to_end.value,
     }
 
 
@@ -182,12 +183,10 @@ def _phases(ok: Group) -> dict[str, float] | None:
     return {p: float(sum(s["phase_s"][p] for s in ok)) for p in PHASES}
 
 
-def _paired(ok: Group, base: Group, clock: str) -> Estimate | None:
-    """Speed against the baseline's on the generations that both have."""
-    if not ok or not base or arm_of(ok[0]) == arm_of(base[0]):
-        return None
-    pairs = pair_generations(ok, base, clock)
-    return None if pairs is None else estimate_ratio(pairs)
+def _paired(ok: Group, base: Group, clock: str) -> Pairs | None:
+    """The generations that both have; None for the baseline itself."""
+    same = not ok or not base or arm_of(ok[0]) == arm_of(base[0])
+    return None if same else pair_generations(ok, base, clock)
 
 
 def _memory(ok: Group) -> int | None:

@@ -98,13 +98,8 @@ def estimate(pairs: Pairs, seed: int = 0, extra: Sequence[LaunchSpread] = ()) ->
         seed: of the resampling.
         extra: variance from launch to launch that the pairs do not hold themselves (two runs: each has its own).
     """
-    plain = pairs.parts.shape[-1] == 4
-    trust, uneven = pairs.trust() if plain else (np.ones(len(pairs.parts)), None)
-    by_prompt = (pairs.by_prompt() if plain else pairs.parts[:, 0]) * trust[:, None]
-    value, mean = (
-        float(np.exp(_log_ratio(by_prompt.sum(axis=0)))),
-        float(np.exp(trust @ _log_ratio(by_prompt) / len(trust))),
-    )
+    by_prompt, trust, uneven = _weighed(pairs)
+    value, mean = _ratio_of_sums(by_prompt), float(np.exp(trust @ _log_ratio(by_prompt) / len(trust)))
     n, launches, rounds = len(by_prompt), pairs.launches, pairs.parts.shape[1]
     if n < 2:
         return Estimate(value, mean, None, None, 0.0, n, launches, None, uneven, rounds)
@@ -120,6 +115,23 @@ def estimate(pairs: Pairs, seed: int = 0, extra: Sequence[LaunchSpread] = ()) ->
     between = float(np.sqrt(sum(s.variance for s in spreads))) if spreads else None
     errors = float(np.sqrt(variance + added)), float(np.sqrt(mean_variance + added))
     return Estimate(value, mean, *errors, freedom, n, launches, between, uneven, rounds)
+
+
+def speedup(pairs: Pairs) -> float:
+    """The speedup of ``estimate``, without its error."""
+    return _ratio_of_sums(_weighed(pairs)[0])
+
+
+def _weighed(pairs: Pairs) -> tuple[Floats, Floats, float | None]:
+    """Of each prompt a typical round times its weight, the weights, and how uneven the prompts are."""
+    if pairs.parts.shape[-1] != 4:
+        return pairs.parts[:, 0], np.ones(len(pairs.parts)), None
+    trust, uneven = pairs.trust()
+    return pairs.by_prompt() * trust[:, None], trust, uneven
+
+
+def _ratio_of_sums(by_prompt: Floats) -> float:
+    return float(np.exp(_log_ratio(by_prompt.sum(axis=0))))
 
 
 @dataclass(frozen=True, slots=True)
