@@ -96,8 +96,9 @@ def engine_ratios(run: Run) -> list[Row]:
     for workload in [*dict.fromkeys(s["workload"] for s in measured), ALL]:
         for strategy in dict.fromkeys(arm[1] for arm in arms_of(run)):
             ours, theirs = (groups.get(((e, strategy, "auto"), workload), []) for e in (ENGINE, "llama-server"))
-            ratio = _paired(ours, theirs, "generation_s")
-            if ratio is not None:
+            pairs = _paired(ours, theirs, "generation_s")
+            if pairs is not None:
+                ratio = estimate_ratio(pairs)
                 ratios.append(ratio)
                 row = {"workload": workload, "strategy": strategy, "rollback": "auto", "engine": ENGINE}
                 prompts = len({s["prompt"] for s in ours} & {s["prompt"] for s in theirs})
