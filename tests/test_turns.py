@@ -9,7 +9,7 @@ import pytest
 from recording import MODEL, Quiet
 
 from specdec.errors import SpecdecError
-from specdec.runner import compare, compare_in_turns, resume
+from specdec.runner import compare, compare_in_turns, resume, resume_in_turns
 from specdec.spec import RunSpec, make_spec
 from specdec.store import Run, read_run
 
@@ -95,3 +95,26 @@ def test_launches_stop_a_run_and_resume_goes_on(nano_dense: Path) -> None:
     assert len(set(Path("mine.txt").read_text().split())) == 2
     with pytest.raises(SpecdecError, match="is finished"):
         resume(run, observer, launches=2)
+
+
+class Impatient(Told):
+    """Presses Ctrl-C when the second run's second launch begins."""
+
+    def announce(self, line: str) -> None:
+        super().announce(line)
+        if line.startswith("Run 2 of 2, launch 2"):
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_group_is_finished_in_turns(nano_dense: Path) -> None:
+    runs = [run_of(nano_dense, name, 3).model_copy(update={"group": "g"}) for name in ("one", "two")]
+    with pytest.raises(KeyboardInterrupt):
+        compare_in_turns(runs, Path("results"), Impatient(), name_of)
+    found = [read_run(folder) for folder in sorted(Path("results").iterdir())]
+    assert [launches_of(run) for run in found] == [[0, 1], [0]]
+    observer = Told()
+    assert resume_in_turns(found, observer, name_of) == 0
+    assert [line.partition(",")[2] for line in observer.told("Run ")][-3:] == [
+        " launch 2 of 3: two", " launch 3 of 3: one", " launch 3 of 3: two"
+    ]  # fmt: skip
+    assert [launches_of(read_run(run.folder)) for run in found] == [[0, 1, 2]] * 2

@@ -14,6 +14,7 @@ from specdec.errors import SpecdecError
 if TYPE_CHECKING:
     from specdec.profile.spec import ProfileSpec
     from specdec.spec import ModelOptions, RunSpec
+    from specdec.store import Run
 
 
 def compare_cards(
@@ -37,8 +38,28 @@ def compare_cards(
         if dry_run:
             return
         folders, failed = runner.compare_in_turns(runs, results, observer, tables.run_line)
-    if folders:
-        found = [store.read_run(folder) for folder in folders]
+    _show([store.read_run(folder) for folder in folders], failed, json)
+
+
+def resume_cards(folders: list[Path], json: bool, watch: bool) -> None:
+    """Finish the runs of a group that were begun, and show it."""
+    from specdec import runner, store
+    from specdec.cli.progress import watched
+    from specdec.report import group as tables
+
+    found = [store.read_run(folder) for folder in folders]
+    if all(run.finished for run in found):
+        group = found[0].meta["group"]
+        raise SpecdecError(f"group {group} is finished.", f"Read it with: specdec report {group}")
+    with watched(found[0].meta["spec"]["target"] if watch else "") as observer:
+        failed = runner.resume_in_turns(found, observer, tables.run_line)
+    _show([store.read_run(folder) for folder in folders], failed, json)
+
+
+def _show(found: list[Run], failed: int, json: bool) -> None:
+    from specdec.report import group as tables
+
+    if found:
         typer.echo(tables.as_json(found) if json else tables.as_text(found))
     if failed:
         raise typer.Exit(1)

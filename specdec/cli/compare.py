@@ -131,19 +131,30 @@ def compare(
 @app.command()
 def resume(
     run: Annotated[
-        str, typer.Argument(help="An interrupted run: its folder, its id, or `latest`.", autocompletion=complete.runs)
+        str,
+        typer.Argument(
+            help="An interrupted run: its folder, its id, or `latest`; or a group (`compare --card`): its id.",
+            autocompletion=complete.runs,
+        ),
     ],
     results: o.Results = o.DEFAULT_RESULTS,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run cells that failed once more.")] = False,
     watch: o.Watch = False,
     json: o.Json = False,
 ) -> None:
-    """Finish an interrupted run, in the same order and with the same seed."""
+    """Finish an interrupted run or group, in the same order and with the same seed."""
     from specdec import runner, store
     from specdec.cli.progress import watched
     from specdec.errors import SpecdecError
     from specdec.redact import refuse_redacted
 
+    if folders := store.find_group(run, results):
+        from specdec.cli.cards import resume_cards
+
+        if retry_failed:
+            raise SpecdecError("--retry-failed: not of a whole group.", "Name the run whose cells failed.")
+        resume_cards(folders, json, watch)
+        return
     found = store.read_run(store.find_run(run, results))
     refuse_redacted(found, "it cannot be resumed")
     if "trace" in found.meta:

@@ -19,10 +19,10 @@ from specdec.spec import RunSpec
 from specdec.store import Run
 from specdec.types import Row
 
-_ARMS = (
-    "same split: all strategies at the split that the most expensive needs, against `none` in the same run.",
+_SAME_SPLIT = "same split: all strategies at the split that the most expensive needs, against `none` in the same run."
+_SAME_VRAM = (
     "same VRAM: each at the split that its own cost leaves, against `none` at the split that `none` affords; where these"
-    " differ they lie in different runs, launched in turns.",
+    " differ they lie in different runs, "
 )
 _NAME, _SPLIT = 15, 14
 """Widths of columns: both tables keep within 80."""
@@ -71,7 +71,8 @@ def head_lines(runs: list[Run]) -> list[str]:
 
 def notes(runs: list[Run]) -> list[str]:
     """What the arms are, and how far runs can be set beside each other."""
-    return [*_ARMS, _drift_line(runs)]
+    apart = "launched in turns." if any(run.meta["spec"]["launches"] > 1 for run in runs) else "minutes apart."
+    return [_SAME_SPLIT, _SAME_VRAM + apart, _drift_line(runs)]
 
 
 def _drift_line(runs: list[Run]) -> str:

@@ -8,7 +8,7 @@ calls these functions never loads llama.cpp: whatever happens in there costs a c
 from specdec.runner.order import Cell, CellKey
 from specdec.runner.plan import Observer, Plan, prepare
 from specdec.runner.run import compare, estimate_seconds, resume
-from specdec.runner.turns import compare_in_turns
+from specdec.runner.turns import compare_in_turns, resume_in_turns
 
 __all__ = [
     "Cell",
@@ -20,4 +20,5 @@ __all__ = [
     "estimate_seconds",
     "prepare",
     "resume",
+    "resume_in_turns",
 ]

@@ -3,38 +3,65 @@ at a time, meets all of them and not one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from specdec.errors import SpecdecError
 from specdec.runner.plan import Observer
 from specdec.runner.run import compare, resume
 from specdec.spec import RunSpec
-from specdec.store import read_run
+from specdec.store import Run, read_run
+
+Name = Callable[[RunSpec], str]
 
 
-def compare_in_turns(
-    runs: list[RunSpec], results: Path, observer: Observer, name: Callable[[RunSpec], str]
-) -> tuple[list[Path], int]:
+def compare_in_turns(runs: list[RunSpec], results: Path, observer: Observer, name: Name) -> tuple[list[Path], int]:
     """The first launch of every run, then the second of every run, and so on; each launch loads its model anew.
 
     A run that cannot be made is announced by its ``name``, with the reason, and left out from then on. Returns the folders
     of those whose first launch was made, in their order, and how many failed.
     """
-    folders: dict[int, Path] = {}
+    return _in_turns(runs, {}, results, observer, name)
+
+
+def resume_in_turns(found: Sequence[Run], observer: Observer, name: Name) -> int:
+    """Finish those of these runs that were interrupted, in turns again; returns how many could not be finished."""
+    left = [run for run in found if not run.finished]
+    runs = [RunSpec.model_validate(run.meta["spec"]) for run in left]
+    return _in_turns(runs, {i: run.folder for i, run in enumerate(left)}, Path(), observer, name)[1]
+
+
+def _in_turns(
+    runs: list[RunSpec], folders: dict[int, Path], results: Path, observer: Observer, name: Name
+) -> tuple[list[Path], int]:
     failed: set[int] = set()
     for launch in range(1, max((run.launches for run in runs), default=0) + 1):
         for i, run in enumerate(runs):
-            if i in failed or launch > run.launches:
+            begun = read_run(folders[i]) if i in folders else None
+            if i in failed or launch > run.launches or (begun and launch < _launches(begun)):
                 continue
             turn = f", launch {launch} of {run.launches}" if run.launches > 1 else ""
             observer.announce(f"Run {i + 1} of {len(runs)}{turn}: {name(run)}")
             try:
-                if i in folders:
-                    resume(read_run(folders[i]), observer, launches=launch)
+                if begun:
+                    resume(begun, observer, launches=launch)
                 else:
                     folders[i] = compare(run, results, observer, launches=launch)
             except SpecdecError as error:
                 observer.announce(f"FAIL {name(run)}: {error}")
                 failed.add(i)
+            except KeyboardInterrupt:
+                _tell(runs, observer)
+                raise
     return [folders[i] for i in sorted(folders)], len(failed)
+
+
+def _launches(run: Run) -> int:
+    """How many launches of a run were begun."""
+    return 1 + max((int(s["launch"]) for s in run.samples), default=0)
+
+
+def _tell(runs: list[RunSpec], observer: Observer) -> None:
+    """How an interrupted group is finished; ``resume`` has said it of the run that was cut off."""
+    if len(runs) > 1 and runs[0].group:
+        observer.announce(f"All runs of the group that were begun: specdec resume {runs[0].group}")
