@@ -107,8 +107,8 @@ def _table(a: Run, arms: list[Arm], mine: Generations, theirs: Generations) -> l
             prompts = [k for k in prompts if _key(arm, k) in theirs]
             if prompts:
                 found.append(_row(arm, workload, prompts, mine, theirs))
-    # One launch says nothing of the next: no verdict on speeds, and none on speedups, which were seen to move by 8 % in
-    # an hour (results/reference/repeat.txt) where each launch knew its own to 3 %.
+    # One launch says nothing of the next: no verdict on speeds, and none on speedups, of which one was seen to go from 0.92
+    # (0.90-0.95) to 0.99 (0.97-1.02) in 79 minutes (results/reference/repeat.txt).
     known = [f if f.row["launches"] > 1 else None for f in found]
     speeds = judge([f.speed if f else None for f in known])
     speedups = judge([f.speedup if f else None for f in known])

@@ -115,15 +115,15 @@ def slowness(lines: list[Sample]) -> dict[int, float]:
 
     Each round of a setting goes through all its lengths within a second or so, plain steps among them. What holds a
     machine up (another program, a neighbour on the same core) lasts for seconds or minutes and hits whole rounds: what a
-    round measured over what its plain steps took stays. Usual is the round at the lower quartile, of up to four the
-    fastest: nothing makes a machine faster. It supposes that a hold-up lengthens all passes and drafts alike.
+    round measured over what its plain steps took stays. Usual is the lower quartile of the rounds: hold-ups make
+    slower, and the fastest round of a few is luck. It supposes that a hold-up lengthens all passes and drafts alike.
     """
     plain: dict[int, float] = {}
     for line in lines:
         ones = np.array(line["phase_us"]["verify"])[np.array(line["drafted"]) == 0]
         if line["series"] == "constant" and len(ones) and not line["looks_back"]:
             plain[line["round"]] = float(np.median(ones[len(ones) // 3 :]))  # the first third settles (plan.py)
-    usual = float(np.quantile(list(plain.values()), 0.25, method="lower")) if plain else 0.0
+    usual = float(np.quantile(list(plain.values()), 0.25)) if plain else 0.0
     return {round_: took / usual for round_, took in plain.items()}
 
 
