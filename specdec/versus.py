@@ -25,6 +25,9 @@ from specdec.store import Run, Sample
 from specdec.types import Row
 from specdec.why import setting_line
 
+_MOVED = 0.05
+"""Plain decoding's change of speed above this share is told."""
+
 
 @dataclass(frozen=True, slots=True)
 class Versus:
@@ -188,10 +191,24 @@ def _lines(a: Run, b: Run, settings: Sequence[Difference], found: Sequence[_Foun
             " to the next is not in these intervals, and there is no verdict on B/A. Settle it: run both with"
             " --launches 3."
         )
+    if not settings and (line := _machine_moved(a, b, found)):
+        lines.append(line)
     if len(settings) == 1 and not isinstance(settings[0].a, list | dict | str):
         whole = [f for f in found if f.row["workload"] == ALL]
         lines += [s for f in whole if (s := _setting(settings[0], f.row, f.speed))]
     return lines
+
+
+def _machine_moved(a: Run, b: Run, found: Sequence[_Found]) -> str | None:
+    """That plain decoding on the same machine was not as fast as before: then its speedups are others, too."""
+    machines = [(run.meta["environment"]["cpu"], run.meta["labels"]["card"]) for run in (a, b)]
+    plain = next((f.row["ratio"] for f in found if (f.row["strategy"], f.row["workload"]) == (BASELINE, ALL)), 1.0)
+    if machines[0] != machines[1] or abs(plain - 1) <= _MOVED:
+        return None
+    return (
+        f"Plain decoding ran at {plain:.2f} times A's speed on the same machine. What slows a machine costs passes over"
+        " several tokens more or less than plain ones, so speedups move with it: repeat both when it is steady."
+    )
 
 
 def _setting(difference: Difference, row: Row, ratio: Estimate) -> str | None:

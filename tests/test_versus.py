@@ -50,6 +50,8 @@ def test_the_ratio_is_b_over_a_and_the_machine_cancels_in_speedups(run: Run) -> 
     rows = versus(run, changed(run, 1.5)).rows
     assert [r["ratio"] for r in rows] == pytest.approx([1.5] * 35)
     assert all(r["speedup_ratio"] == pytest.approx(1.0) for r in rows if r["strategy"] != "none")
+    assert "Plain decoding ran at 1.50 times A's speed" in versus(run, changed(run, 1.5)).lines[-1]
+    assert not any("Plain decoding ran" in line for line in versus(run, changed(run, 1.04)).lines)
     faster = versus(run, changed(run, 1.2, "mtp")).rows
     of_mtp = next(r for r in faster if (r["strategy"], r["workload"]) == ("mtp", "all"))
     assert (of_mtp["ratio"], of_mtp["speedup_ratio"]) == (pytest.approx(1.2), pytest.approx(1.2))
