@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import subprocess
 import sys
@@ -33,6 +34,7 @@ def describe_machine() -> dict[str, Any]:
         "cores_allowed": system.cores_allowed(),
         "cpu_governor": system.governor(),
         **system.state(),
+        **_ggml_variables(),
         "gpus": gpus(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "git": git_state(Path(__file__).resolve().parent),
@@ -77,6 +79,12 @@ def gpus() -> list[dict[str, Any]]:
         return [device.describe() for device in nvml.devices]
     finally:
         nvml.close()
+
+
+def _ggml_variables() -> dict[str, list[str]]:
+    """What makes ggml work otherwise (GGML_OP_OFFLOAD_MIN_BATCH, GGML_CUDA_DISABLE_GRAPHS ...), where any is set."""
+    found = sorted(f"{k}={v}" for k, v in os.environ.items() if k.startswith("GGML_"))
+    return {"ggml_variables": found} if found else {}
 
 
 def _cpu_name() -> str:

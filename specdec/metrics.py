@@ -20,6 +20,8 @@ from specdec.types import PHASES, Row
 ALL = "all"
 BASELINE = "none"
 ENGINE = "specdec"
+PLAIN_MOVED = 0.03
+"""Plain decoding has nothing but the machine to make it differ: a change of its speed above this share is told."""
 
 Group = list[Sample]
 Arm = tuple[str, str, str]

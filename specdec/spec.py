@@ -95,6 +95,7 @@ class RunSpec(Checked):
     n_predict: int = Field(256, ge=1)
     repeats: int = Field(1, ge=1)
     launches: int = Field(1, ge=1)
+    launch_pause: float = Field(0.0, ge=0.0, allow_inf_nan=False)
     warmup: int = Field(1, ge=0)
     seed: int = Field(0, ge=0)
     ignore_eos: bool = False
@@ -129,6 +130,12 @@ class RunSpec(Checked):
     def _quick_is_one_round(self) -> RunSpec:
         if self.quick and (self.launches > 1 or self.repeats > 1 or len(self.engines) > 1):
             raise ValueError("--quick asks each strategy once a prompt: no --repeats, --launches or second engine")
+        return self
+
+    @model_validator(mode="after")
+    def _pause_is_between_launches(self) -> RunSpec:
+        if self.launch_pause and self.launches < 2:
+            raise ValueError("--launch-pause is a pause between launches: name --launches 2 or more")
         return self
 
     @property

@@ -16,7 +16,7 @@ from specdec.differences import Difference
 from specdec.differences import environment as environment_differences
 from specdec.differences import settings as setting_differences
 from specdec.errors import SpecdecError
-from specdec.metrics import ALL, BASELINE, Arm, arm_of, arms_of
+from specdec.metrics import ALL, BASELINE, PLAIN_MOVED, Arm, arm_of, arms_of
 from specdec.report.names import arm_name
 from specdec.stats import Estimate, Pairs, estimate, judge, launch_spread
 from specdec.stats.pairs import Floats
@@ -24,9 +24,6 @@ from specdec.stats.verdicts import CANNOT_TELL
 from specdec.store import Run, Sample
 from specdec.types import Row
 from specdec.why import setting_line
-
-_MOVED = 0.05
-"""Plain decoding's change of speed above this share is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +61,10 @@ def versus(a: Run, b: Run, allow_differences: bool = False) -> Versus:
     arms = [arm for arm in arms_of(a) if arm in arms_of(b)]
     if not arms:
         raise SpecdecError(f"{a.id} and {b.id} share no strategy.", "Compare runs that have one in common.")
-    found = _table(a, arms, mine, theirs)
-    lines = _lines(a, b, settings, found)
+    found = _rows(a, arms, mine, theirs)
+    moved = None if settings else _machine_moved(a, b, found)
+    _judge(found, of_speedups=moved is None)
+    lines = _lines(a, b, settings, found, moved)
     only = [sorted(_names(x) - _names(y)) for x, y in ((a, b), (b, a))]
     return Versus(a, b, [f.row for f in found], settings, environment_differences(a, b), only[0], only[1], lines)
 
@@ -102,7 +101,7 @@ class _Found:
     speedup: Estimate | None
 
 
-def _table(a: Run, arms: list[Arm], mine: Generations, theirs: Generations) -> list[_Found]:
+def _rows(a: Run, arms: list[Arm], mine: Generations, theirs: Generations) -> list[_Found]:
     found = []
     for workload in (*dict.fromkeys(p["workload"] for p in a.meta["prompts"]), ALL):
         for arm in arms:
@@ -110,16 +109,19 @@ def _table(a: Run, arms: list[Arm], mine: Generations, theirs: Generations) -> l
             prompts = [k for k in prompts if _key(arm, k) in theirs]
             if prompts:
                 found.append(_row(arm, workload, prompts, mine, theirs))
-    # One launch says nothing of the next: no verdict on speeds, and none on speedups, of which one was seen to go from 0.92
-    # (0.90-0.95) to 0.99 (0.97-1.02) in 79 minutes (results/reference/repeat.txt).
+    return found
+
+
+def _judge(found: list[_Found], of_speedups: bool) -> None:
+    """Put verdicts into the rows. One launch says nothing of the next: no verdict on speeds, and none on speedups, of which
+    one was seen to go from 0.92 (0.90-0.95) to 0.99 (0.97-1.02) in 79 minutes (results/reference/repeat.txt)."""
     known = [f if f.row["launches"] > 1 else None for f in found]
     speeds = judge([f.speed if f else None for f in known])
-    speedups = judge([f.speedup if f else None for f in known])
+    speedups = judge([f.speedup if f and of_speedups else None for f in known])
     for f, verdict, relative in zip(found, speeds, speedups, strict=True):
         f.row["verdict"] = verdict.text if verdict else CANNOT_TELL
         f.row["p_value"], f.row["p_corrected"] = (verdict.p, verdict.p_corrected) if verdict else (None, None)
         f.row["speedup_verdict"] = (relative.text if relative else CANNOT_TELL) if f.speedup else None
-    return found
 
 
 def _row(arm: Arm, workload: str, prompts: list[tuple[str, str]], mine: Generations, theirs: Generations) -> _Found:
@@ -182,7 +184,7 @@ def _names(run: Run) -> set[str]:
     return {arm_name(*arm) for arm in arms_of(run)} | {f"prompt {p['id']}" for p in run.meta["prompts"]}
 
 
-def _lines(a: Run, b: Run, settings: Sequence[Difference], found: Sequence[_Found]) -> list[str]:
+def _lines(a: Run, b: Run, settings: Sequence[Difference], found: Sequence[_Found], moved: str | None) -> list[str]:
     lines = []
     few = [run.id for run in (a, b) if len({s.get("launch", 0) for s in run.samples}) < 2]
     if few:
@@ -191,8 +193,8 @@ def _lines(a: Run, b: Run, settings: Sequence[Difference], found: Sequence[_Foun
             " to the next is not in these intervals, and there is no verdict on B/A. Settle it: run both with"
             " --launches 3."
         )
-    if not settings and (line := _machine_moved(a, b, found)):
-        lines.append(line)
+    if moved:
+        lines.append(moved)
     if len(settings) == 1 and not isinstance(settings[0].a, list | dict | str):
         whole = [f for f in found if f.row["workload"] == ALL]
         lines += [s for f in whole if (s := _setting(settings[0], f.row, f.speed))]
@@ -200,14 +202,17 @@ def _lines(a: Run, b: Run, settings: Sequence[Difference], found: Sequence[_Foun
 
 
 def _machine_moved(a: Run, b: Run, found: Sequence[_Found]) -> str | None:
-    """That plain decoding on the same machine was not as fast as before: then its speedups are others, too."""
+    """That plain decoding on the same machine was not as fast as before: then its speedups are others, too, and nothing in
+    the intervals knows of it, unless launches were pauses apart."""
     machines = [(run.meta["environment"]["cpu"], run.meta["labels"]["card"]) for run in (a, b)]
     plain = next((f.row["ratio"] for f in found if (f.row["strategy"], f.row["workload"]) == (BASELINE, ALL)), 1.0)
-    if machines[0] != machines[1] or abs(plain - 1) <= _MOVED:
+    apart = all(run.meta["spec"].get("launch_pause") for run in (a, b))
+    if apart or machines[0] != machines[1] or abs(plain - 1) <= PLAIN_MOVED:
         return None
     return (
         f"Plain decoding ran at {plain:.2f} times A's speed on the same machine. What slows a machine costs passes over"
-        " several tokens more or less than plain ones, so speedups move with it: repeat both when it is steady."
+        " several tokens more or less than plain ones, so speedups move with it: no verdict on them. Settle it:"
+        " run both with --launches 3 --launch-pause 10."
     )
 
 

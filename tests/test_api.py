@@ -25,7 +25,7 @@ from specdec.cli import app
 from specdec.profile import measure
 from specdec.profile.spec import ProfileSpec
 from specdec.registry import Registry, load_class
-from specdec.replay import session
+from specdec.replay import job
 from specdec.replay.run import ReplayOptions
 from specdec.report import formats
 from specdec.spec import ModelOptions, RunSpec, SamplingOptions
@@ -119,7 +119,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(runner, "compare", take)
     monkeypatch.setattr(measure, "take_profile", take)
-    monkeypatch.setattr(session, "replay", take)
+    monkeypatch.setattr(job, "replay", take)
     return seen
 
 

@@ -14,7 +14,7 @@ from recording import MODEL, PROMPTS, Quiet
 from specdec import runner, store
 from specdec.errors import SpecdecError
 from specdec.metrics import rows
-from specdec.replay import session
+from specdec.replay import job
 from specdec.replay.record import Wanted, record
 from specdec.replay.run import ReplayOptions
 from specdec.replay.stored import record_from_run
@@ -63,7 +63,7 @@ def test_a_replay_has_the_steps_of_the_live_run(
     spec = spec_for(request.getfixturevalue(kind), tmp_path, sampling=sampling, strategies=strategies, n_predict=90)
     live = store.read_run(runner.compare(spec, Path("results"), Quiet()))
     record_from_run(live, Path("t.npz"))
-    done = store.read_run(session.replay(ReplayOptions(trace="t.npz", strategies=strategies), Path("r"), Quiet()))
+    done = store.read_run(job.replay(ReplayOptions(trace="t.npz", strategies=strategies), Path("r"), Quiet()))
     assert len(live.samples) == len(done.samples) == 16
     theirs = {(s["strategy"], s["prompt"], s["turn"]): s for s in done.samples}
     for s in live.samples:
@@ -81,7 +81,7 @@ def test_recorded_proposals_replay_as_mtp_drafts_live(nano_hybrid: Path, tmp_pat
     trace = recorded(spec, drafters="mtp", depth=5)
     assert trace.drafters["mtp"]["depth"] == 5
     live = store.read_run(runner.compare(spec, Path("results"), Quiet()))
-    done = store.read_run(session.replay(ReplayOptions(trace="t.npz", strategies=strategies), Path("r"), Quiet()))
+    done = store.read_run(job.replay(ReplayOptions(trace="t.npz", strategies=strategies), Path("r"), Quiet()))
     theirs = {(s["strategy"], s["prompt"], s["turn"]): s["steps"] for s in done.samples}
     drafted = set()
     for s in live.samples:
@@ -184,7 +184,7 @@ def test_a_live_run_is_a_source_of_costs(nano_dense: Path, tmp_path: Path) -> No
     folder = runner.compare(spec, Path("results"), Quiet())
     record_from_run(store.read_run(folder), Path("t.npz"))
     options = ReplayOptions(trace="t.npz", strategies=strategies, costs=str(folder))
-    done = store.read_run(session.replay(options, Path("r"), Quiet()))
+    done = store.read_run(job.replay(options, Path("r"), Quiet()))
     table = {r["strategy"]: r for r in rows(done) if r["workload"] == "all"}
     assert table["none"]["tok_s"] > 0
     assert table["ngram-mod(n_match=2, n_max=9, n_min=1)"]["speedup"] > 0

@@ -9,7 +9,7 @@ from recording import Quiet
 
 from specdec import store
 from specdec.metrics import rows
-from specdec.replay import session
+from specdec.replay import job
 from specdec.replay.run import ReplayOptions
 from specdec.replay.trace import read_trace
 
@@ -19,7 +19,7 @@ DEMO = REFERENCE / "traces" / "demo.npz"
 
 
 def replayed(trace: Path, strategies: str) -> store.Run:
-    return store.read_run(session.replay(ReplayOptions(trace=str(trace), strategies=strategies), Path("r"), Quiet()))
+    return store.read_run(job.replay(ReplayOptions(trace=str(trace), strategies=strategies), Path("r"), Quiet()))
 
 
 def test_a_real_model_s_live_steps_are_replayed_one_for_one() -> None:

@@ -16,7 +16,7 @@ from specdec import store
 from specdec.errors import SpecdecError
 from specdec.metrics import rows
 from specdec.registry import Registry
-from specdec.replay import grid, session
+from specdec.replay import grid, job
 from specdec.replay.cost import Curve, costs_of_run, load_costs
 from specdec.replay.run import ReplayOptions
 from specdec.replay.trace import write_trace
@@ -66,7 +66,7 @@ def toy(tmp_path: Path) -> str:
 
 
 def run(options: ReplayOptions, watcher: Quiet | None = None) -> store.Run:
-    return store.read_run(session.replay(options, Path("results"), watcher or Quiet()))
+    return store.read_run(job.replay(options, Path("results"), watcher or Quiet()))
 
 
 # ---- grids
@@ -153,8 +153,8 @@ def test_costs_make_speeds(toy: str) -> None:
 def test_counts_give_the_rows_that_steps_give(toy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ReplayOptions(trace=toy, strategies=SMALL, costs="costs.json")
     whole = rows(run(options))
-    monkeypatch.setattr("specdec.replay.session.is_whole", lambda n, trace: False)
-    compact = {(r["strategy"], r["workload"]): r for r in session.all_rows(run(options))}
+    monkeypatch.setattr("specdec.replay.job.is_whole", lambda n, trace: False)
+    compact = {(r["strategy"], r["workload"]): r for r in job.all_rows(run(options))}
     assert len(compact) == len(whole) == 3 * 17
     for row in whole:
         for key, value in compact[row["strategy"], row["workload"]].items():
@@ -164,7 +164,7 @@ def test_counts_give_the_rows_that_steps_give(toy: str, monkeypatch: pytest.Monk
 
 
 def test_processes_and_one_process_agree(toy: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("specdec.replay.session.is_whole", lambda n, trace: False)
+    monkeypatch.setattr("specdec.replay.job.is_whole", lambda n, trace: False)
     found = [run(ReplayOptions(trace=toy, strategies=SMALL, search=True, jobs=n)) for n in (1, 2)]
     lines = [{x["strategy"]: x["turns"] for x in map(orjson.loads, _counts(r).splitlines())} for r in found]
     assert lines[0] == lines[1]
@@ -172,14 +172,14 @@ def test_processes_and_one_process_agree(toy: str, monkeypatch: pytest.MonkeyPat
 
 
 def _counts(done: store.Run) -> bytes:
-    return (done.folder / session.COUNTS).read_bytes()
+    return (done.folder / job.COUNTS).read_bytes()
 
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_an_interrupted_replay_resumes_where_it_stopped(toy: str, whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("specdec.replay.session.is_whole", lambda n, trace: whole)
+    monkeypatch.setattr("specdec.replay.job.is_whole", lambda n, trace: whole)
     options = ReplayOptions(trace=toy, strategies=SMALL)
-    complete = list(session.all_rows(run(options)))
+    complete = list(job.all_rows(run(options)))
 
     class Stops(Quiet):
         def setting(self, label: str) -> None:
@@ -189,17 +189,17 @@ def test_an_interrupted_replay_resumes_where_it_stopped(toy: str, whole: bool, m
 
     stopped = Stops()
     with pytest.raises(KeyboardInterrupt):
-        session.replay(options, Path("stopped"), stopped)
+        job.replay(options, Path("stopped"), stopped)
     assert "specdec resume" in stopped.lines[-1]
     (folder,) = Path("stopped").iterdir()
     if not whole:
-        with open(folder / session.COUNTS, "ab") as file:
+        with open(folder / job.COUNTS, "ab") as file:
             file.write(b'{"strategy": "torn')
     again = Quiet()
-    done = store.read_run(session.resume(store.read_run(folder), again))
+    done = store.read_run(job.resume(store.read_run(folder), again))
     assert (again.total, again.done) == (17, 5)
     assert not set(again.labels) & set(stopped.labels)
-    assert list(session.all_rows(done)) == complete
+    assert list(job.all_rows(done)) == complete
 
 
 def test_a_strategy_that_fails_costs_its_prompt(toy: str) -> None:
@@ -228,7 +228,7 @@ def test_a_strategy_that_fails_costs_its_prompt(toy: str) -> None:
 def test_the_whole_grid_is_searched_and_the_best_is_the_best(toy: str) -> None:
     done = run(ReplayOptions(trace=toy, strategies=SMALL, search=True, costs="costs.json", held_out=0.0))
     found = done.meta["search"]
-    table = {r["strategy"]: r["tok_s"] for r in session.all_rows(done) if r["workload"] == "all"}
+    table = {r["strategy"]: r["tok_s"] for r in job.all_rows(done) if r["workload"] == "all"}
     assert found["settings"] == 18 == len(table)  # the grid, none, and the default of what is searched
     assert found["best"]["strategy"] == max(table, key=table.__getitem__)
     assert found["best"]["value"] == pytest.approx(max(table.values()))

@@ -35,6 +35,8 @@ def test_what_would_do_nothing_is_refused(options: dict[str, object]) -> None:
 def test_unknown_and_wrong_values_name_the_option() -> None:
     with pytest.raises(SpecdecError, match="--repeats: Input should be greater"):
         make_spec(target="x", repeats=0)
+    with pytest.raises(SpecdecError, match="--launch-pause is a pause between launches"):
+        make_spec(target="x", launch_pause=5)
     with pytest.raises(SpecdecError, match="--ubatch-size"):
         make_spec(target="x", model={"ubatch_size": 1})
     assert make_spec(target="x").sampling == SamplingOptions()

@@ -27,7 +27,7 @@ from specdec.forced.teacher import Teacher
 from specdec.forced.trace import new_ids, prompts_of, settled, tokens_of, translated
 from specdec.metrics import rows
 from specdec.registry import Registry
-from specdec.replay import session
+from specdec.replay import job
 from specdec.replay.loop import Bounds, replay_turn
 from specdec.replay.record import Wanted, record
 from specdec.replay.run import ReplayOptions
@@ -257,7 +257,7 @@ def test_a_run_on_another_model_takes_the_steps_of_the_replay(trace_file: Path, 
     )
     live = store.read_run(runner.compare(spec_for(trace_file, other_nano, strategies=strategies), Path("r"), Quiet()))
     asked = ReplayOptions(trace=str(trace_file), strategies=strategies)
-    done = store.read_run(session.replay(asked, Path("replays"), Quiet()))
+    done = store.read_run(job.replay(asked, Path("replays"), Quiet()))
     theirs = {(s["strategy"], s["prompt"], s["turn"]): s for s in done.samples}
     assert len(live.samples) == len(theirs) == 24
     for s in live.samples:

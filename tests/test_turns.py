@@ -97,6 +97,18 @@ def test_launches_stop_a_run_and_resume_goes_on(nano_dense: Path) -> None:
         resume(run, observer, launches=2)
 
 
+def test_launches_may_be_a_pause_apart(nano_dense: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One pause between two launches, of a run and of a group; none before the first or after the last."""
+    waited: list[float] = []
+    monkeypatch.setattr("specdec.runner.run.sleep", waited.append)
+    runs = [run_of(nano_dense, n, 2).model_copy(update={"launch_pause": 1.5}) for n in ("one", "two")]
+    observer = Told()
+    compare(runs[0], Path("results"), observer)
+    assert (waited, observer.told("A pause")) == ([90.0], ["A pause of 1.5 min before the next launch"])
+    compare_in_turns(runs, Path("results"), observer, name_of)
+    assert waited == [90.0] * 2
+
+
 class Impatient(Told):
     """Presses Ctrl-C when the second run's second launch begins."""
 

@@ -98,9 +98,9 @@ def resume(
         raise SpecdecError(f"{found.folder} is a {found.meta['kind']}: it cannot be resumed.", "Take it again.")
     with observed(progress) as observer:
         if "trace" in found.meta:
-            from specdec.replay import session
+            from specdec.replay import job
 
-            return _read(session.resume(found, observer))
+            return _read(job.resume(found, observer))
         from specdec import runner
 
         return _read(runner.resume(found, observer, retry_failed))
@@ -167,7 +167,7 @@ def replay_trace(
         progress: as of ``compare``, with settings for cells.
         words: every other option of the command line, with underscores.
     """
-    from specdec.replay import session
+    from specdec.replay import job
     from specdec.replay.run import ReplayOptions
 
     folder = Path(results)
@@ -175,7 +175,7 @@ def replay_trace(
     own = {"trace": trace, "strategies": text, "strategy_files": files, "search": bool(words.get("trials"))}
     asked = specification(ReplayOptions, "specdec.replay_trace", ReplayWords, own, words)
     with observed(progress) as observer:
-        return _read(session.replay(asked, folder, observer))
+        return _read(job.replay(asked, folder, observer))
 
 
 def _read(folder: Path) -> Run:

@@ -59,6 +59,7 @@ class CompareWords(CommonWords, total=False):
     prompts: Path | Sequence[Path]
     repeats: int
     launches: int
+    launch_pause: float
     warmup: int
     rollback: str | Sequence[Mode]
     snapshots: int

@@ -158,7 +158,7 @@ class Run:
         self._refuse_profile("rows")
         if "trace" not in self.meta:
             return rows(self.stored)
-        from specdec.replay.session import all_rows
+        from specdec.replay.job import all_rows
 
         return list(all_rows(self.stored))
 

@@ -1,7 +1,7 @@
 """A class defined in a notebook or a script, written as a file that worker processes and later runs can load.
 
 A file, not a pickle: it can be read, its hash goes into the results like any strategy's, and an interrupted run can be
-resumed in another session. What the class uses goes along: imports, plain values, other functions and classes.
+resumed in another process. What the class uses goes along: imports, plain values, other functions and classes.
 """
 
 from __future__ import annotations

@@ -45,9 +45,12 @@ def resume_cards(folders: list[Path], json: bool, watch: bool) -> None:
     """Finish the runs of a group that were begun, and show it."""
     from specdec import runner, store
     from specdec.cli.progress import watched
+    from specdec.redact import refuse_redacted
     from specdec.report import group as tables
 
     found = [store.read_run(folder) for folder in folders]
+    for run in found:
+        refuse_redacted(run, "its group cannot be resumed")
     if all(run.finished for run in found):
         group = found[0].meta["group"]
         raise SpecdecError(f"group {group} is finished.", f"Read it with: specdec report {group}")

@@ -69,6 +69,9 @@ Repeats = Annotated[int, typer.Option("--repeats", help="Generations of each pro
 Launches = Annotated[
     int, typer.Option("--launches", help="Repeat everything in so many fresh processes, the model loaded anew in each.")
 ]
+LaunchPause = Annotated[
+    float, typer.Option("--launch-pause", help="Minutes between launches: what the machine does meanwhile counts, too.")
+]
 CellTimeout = Annotated[
     float, typer.Option("--cell-timeout", help="Seconds after which a generation counts as hung; 0: by measured speed.")
 ]

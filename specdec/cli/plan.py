@@ -29,6 +29,8 @@ def plan(
     ubatch_size: o.UbatchSize = 512,
     batch_size: o.BatchSize = 2048,
     flash_attn: o.FlashAttn = "auto",
+    load_mode: o.LoadMode = "auto",
+    no_mmap: o.NoMmap = False,
     threads: o.Threads = 0,
     rollback: o.RollbackMode = "auto",
     snapshots: o.Snapshots = None,
@@ -56,6 +58,7 @@ def plan(
             "ubatch_size": ubatch_size,
             "batch_size": batch_size,
             "flash_attn": flash_attn,
+            "load_mode": "none" if no_mmap else load_mode,
         },
     )
     cards = parse_cards(card, reserve)

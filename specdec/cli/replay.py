@@ -42,8 +42,8 @@ def replay(
     json: o.Json = False,
 ) -> None:
     """Try strategies on a recorded target: acceptance, and with costs the speed; no model is needed."""
+    from specdec.replay.job import replay as run_replay
     from specdec.replay.run import ReplayOptions
-    from specdec.replay.session import replay as run_replay
     from specdec.spec import check
 
     options = check(
@@ -73,7 +73,7 @@ def replay(
 def finish(run: Run, json: bool) -> None:
     """Finish an interrupted replay."""
     from specdec.cli.progress import watched
-    from specdec.replay.session import resume
+    from specdec.replay.job import resume
 
     with watched() as watcher:
         folder = resume(run, watcher)
@@ -100,7 +100,7 @@ def _print_json(run: Run) -> None:
     """One object in the shape of compare's, written row by row: a large grid has many."""
     import orjson
 
-    from specdec.replay.session import all_rows
+    from specdec.replay.job import all_rows
 
     head = {"run_id": run.id, "status": run.meta["status"], "labels": run.meta["labels"]}
     if "search" in run.meta:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import re
 import subprocess
 import sys
@@ -19,9 +20,9 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
-from specdec.errors import SpecdecError
+from specdec.errors import SpecdecError, tells_of_memory
 
 SUPPORTED = ((0, 3, 36), (0, 3, 37))
 """llama-cpp-python releases whose structures this code knows: from the first, below the second."""
@@ -82,8 +83,27 @@ def llama() -> ModuleType:
     llama_cpp.specdec_log_callback = callback  # must outlive every call into the library
     llama_cpp.llama_backend_init()
     _check_commit(llama_cpp)
+    if log.echo is None:  # a worker's log is read by its parent, which tells what ended it
+        _on_abort(llama_cpp)
     module: ModuleType = llama_cpp
     return module
+
+
+def _on_abort(module: Any) -> None:
+    """Where llama.cpp would abort this process: one line that says why, exit code 1, no dump of its stack."""
+    set_callback = getattr(module.llama_cpp._lib, "ggml_set_abort_callback", None)
+    if set_callback is not None:  # on Windows it lies in another library
+        module.specdec_abort_callback = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(_last_words)
+        set_callback(module.specdec_abort_callback)
+
+
+def _last_words(message: bytes) -> NoReturn:
+    said = [line for line in log.text("error") if line.startswith("CUDA error") or tells_of_memory(line)]
+    why = (said[-1] if said else message.decode("utf-8", "replace")).strip().rstrip(".")
+    hint = " Take a smaller context, or keep more of the model in RAM." if tells_of_memory(why) else ""
+    sys.stdout.flush()
+    print(f"specdec: llama.cpp ended the program: {why}.{hint}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _check_commit(module: ModuleType) -> None:

@@ -20,8 +20,6 @@ FLAG = 0.10
 """Differences above this share are flagged."""
 CLEAR = 0.05
 """Speedups further than this from 1 are expected to be predicted on the right side of 1."""
-DRIFT = 0.03
-"""Differences of plain decoding between run and profile above this share are told."""
 _OF_A_DRAFT = frozenset({"n_max", "n_min", "p_min", "model"})
 """Options that change how much is drafted, not what a draft token costs; the model is compared by its header."""
 _NOT_COSTS = frozenset({"ctx_size", "threads", "load_mode"})

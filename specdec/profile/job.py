@@ -23,6 +23,7 @@ from specdec.registry import Planned, Registry, default_strategies
 from specdec.rollback import SNAPSHOT_RESERVE, snapshots_short_of
 from specdec.runner.cap import Cap, hold_cap
 from specdec.types import MemoryItem, Sampling, TokenArray
+from specdec.vram.overheads import DENSE_SCRATCH, EXPERTS_SCRATCH
 from specdec.workloads import load_prompts
 
 Say = Callable[[str], None]
@@ -84,7 +85,8 @@ def _job(spec: ProfileSpec, model: LlamaModel, planned: list[Planned], cap: Cap,
     settings = plan.text_settings(model.recurrent, passes, threads) + drafting
     t1, per_prompt_token, buffers = _first_look(model)
     reserve = 0 if spec.vram_limit else SNAPSHOT_RESERVE  # a cap has taken its reserve off already
-    settings = [s for s in settings if _affordable(s, buffers, reserve, say)]
+    scratch = EXPERTS_SCRATCH if int(model.header.get("expert_count", 0)) else DENSE_SCRATCH
+    settings = [s for s in settings if _affordable(s, buffers, reserve + scratch, say)]
     limit = spec.model.ctx_size or int(model.header.get("context_length", 0))
     depths = spec.depths or plan.default_depths(limit, per_prompt_token, len(settings))
     longest = max(s.longest for s in settings)
@@ -105,9 +107,14 @@ def _job(spec: ProfileSpec, model: LlamaModel, planned: list[Planned], cap: Cap,
 
 
 def _affordable(setting: Setting, buffers: list[MemoryItem], reserve: int, say: Say) -> bool:
-    """Whether the snapshots fit beside the model; in a run ``auto`` would take checkpoints instead."""
+    """Whether the snapshots fit beside the model, the context (which takes ``buffers`` and is not open now) and the state
+    that every block begins from; in a run ``auto`` would take checkpoints instead."""
     states = [item for item in buffers if item.kind == "recurrent"]
-    short = snapshots_short_of(setting.snapshots, states, free_bytes(), reserve)
+    left = free_bytes()
+    for item in buffers + states:
+        if item.device in left:
+            left[item.device] -= item.bytes
+    short = snapshots_short_of(setting.snapshots, states, left, reserve)
     if short:
         say(f"warning: {setting_name(setting)} is left out: {short}")
     return not short

@@ -18,7 +18,7 @@ from specdec.llama.target import LlamaTarget
 from specdec.profile import plan
 from specdec.profile.bench import Bench
 from specdec.profile.job import Job, Say, prepare, setting_name
-from specdec.profile.plan import SWEEPS, Setting
+from specdec.profile.plan import SWEEPS, Setting, sweeps
 from specdec.profile.spec import ProfileSpec
 from specdec.profile.stage import Script, Scripted
 from specdec.rollback import SNAPSHOT_LIMIT
@@ -34,9 +34,9 @@ def take_profile(spec: ProfileSpec, results: Path, say: Say) -> Path:
         say(f"{len(job.settings)} settings at depths {depths}: at most {_minutes(job.seconds)}")
         with create(results, _meta(job)) as writer:
             say(f"Writing {writer.folder}")
-            for sweep in range(SWEEPS):
+            for sweep in range(sweeps(spec.repeats)):
                 for setting in job.settings:
-                    say(f"Sweep {sweep + 1} of {SWEEPS}: {setting_name(setting)}")
+                    say(f"Sweep {sweep + 1} of {sweeps(spec.repeats)}: {setting_name(setting)}")
                     _keep(writer, measure(job, setting, sweep))
             if spec.experts:
                 say("Counting distinct experts (not timed)")

@@ -145,6 +145,11 @@ def _kept(setting: Setting, length: int, round_: int, rng: random.Random) -> lis
     return [length, some[-1 - round_ % len(some)], 0]
 
 
+def sweeps(repeats: int) -> int:
+    """How often the whole list of settings is gone through."""
+    return min(SWEEPS, repeats)
+
+
 def default_depths(limit: int, per_prompt_token_s: float, n_settings: int, patience_s: float = 60.0) -> tuple[int, ...]:
     """As deep as the model goes and ``patience_s`` of reading prompts allows; at least the first."""
     fit = [d for d in DEPTHS if not limit or d + room_beyond(64, d) <= limit]
@@ -170,7 +175,6 @@ def seconds(settings: list[Setting], depths: Iterable[int], repeats: int, settle
         wants = constant(setting, settle, 0, rng) + changing(setting, rng)
         inner = 0.5 * t1 if setting.planned and not setting.looks_back else 0.0
         one = sum(t1 + (w.length + 1) * tp + w.length * inner for w in wants)
-        again = max(SWEEPS, repeats)
         for depth in depths:
-            total += again * one + SWEEPS * depth * tp * (2 if setting.planned else 1)
+            total += repeats * one + sweeps(repeats) * depth * tp * (2 if setting.planned else 1)
     return total

@@ -37,6 +37,7 @@ def as_text(fits: list[Fit], target: str, threads: int) -> str:
         for f in on_card:
             lines += [f"{f.case.label} does not fit: {advice}." for advice in f.advice]
         lines += [f"{f.case.label}: {_priced(f, on_card[0])}" for f in on_card[1:] if f.fits and on_card[0].fits]
+        lines += _mapped(on_card)
         parts.append("\n".join(lines))
     parts.append(_commands(fits, target, threads))
     return "\n\n".join(parts) + f"\n\n{CAPACITY_ONLY}"
@@ -98,6 +99,18 @@ def _priced(f: Fit, plain: Fit) -> str:
     if f.split == plain.split:
         return f"{own:,.0f} MiB of its own, {more / _MIB:,.0f} more than `none` in all; the split stays"
     return f"{own:,.0f} MiB of its own: {f.split} instead of {plain.split}"
+
+
+def _mapped(on_card: list[Fit]) -> list[str]:
+    """What a mapped file costs where experts lie in RAM; nothing where none do, or the file is not mapped."""
+    most = max((f for f in on_card if f.fits), key=lambda f: f.options.n_cpu_moe, default=None)
+    if most is None or not most.options.n_cpu_moe or most.options.load_mode == "none":
+        return []
+    weights = sum(i.bytes for i in most.items if (i.device, i.kind) == (CPU, "weights"))
+    return [
+        "Experts in RAM: prompts, and passes of 32 tokens or more, copy them to the GPU, slowly from a mapped file."
+        f" Where RAM has {weights / 1e9:.1f} GB for them, add --no-mmap (docs/findings.md: about 5 times as fast there)."
+    ]
 
 
 def _plan(f: Fit, target: str, threads: int) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from tabulate import tabulate
 
-from specdec.metrics import ENGINE
-from specdec.profile.compare import CLEAR, DRIFT, FLAG, PredictionRow, drift, own_samples
+from specdec.metrics import ENGINE, PLAIN_MOVED
+from specdec.profile.compare import CLEAR, FLAG, PredictionRow, drift, own_samples
 from specdec.profile.predict import Expected, expect, lengths_of
 from specdec.profile.steps import Ints
 from specdec.profile.stored import Profile
@@ -59,7 +59,7 @@ def _score(rows: list[PredictionRow]) -> list[str]:
             lines[0] += f"; gain or loss predicted rightly in {sum(sides)} of {len(sides)} beyond {CLEAR:.0%}"
         lines[0] += "."
     moved = drift(rows)
-    if moved is not None and abs(moved) > DRIFT:
+    if moved is not None and abs(moved) > PLAIN_MOVED:
         word = "slower" if moved > 0 else "faster"
         lines.append(
             f"The machine was {abs(1 / (1 + moved) - 1):.0%} {word} in the run than in the profile: `none`, which drafts"

@@ -8,7 +8,7 @@ import orjson
 from tabulate import tabulate
 
 from specdec.profile.costs import Costs
-from specdec.profile.plan import SWEEPS, TEXT
+from specdec.profile.plan import TEXT, sweeps
 from specdec.profile.predict import expect, lengths_of
 from specdec.profile.stored import Key, Profile
 from specdec.profile.summary import checkpoints, draft_costs, prompt_speeds, sweep_medians
@@ -81,7 +81,7 @@ def _head(profile: Profile) -> str:
     lines = [
         f"Profile {profile.id}: {meta['model']['file']} ({meta['model']['description']}) on {meta['labels']['card']}",
         f"{meta['labels']['sampling']}, {profile.threads} threads, context {meta['context']['n_ctx']:,},"
-        f" {meta['spec']['repeats']} rounds in {SWEEPS} sweeps",
+        f" {meta['spec']['repeats']} rounds in {sweeps(meta['spec']['repeats'])} sweeps",
     ]
     if not profile.run.finished:
         lines.append("INTERRUPTED: not every point is there. Take it again: specdec profile.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from time import sleep
 
 from specdec.environment import gpus
 from specdec.errors import SpecdecError
@@ -81,6 +82,14 @@ def estimate_seconds(plan: Plan) -> float:
     return total
 
 
+def pause(spec: RunSpec, observer: Observer) -> None:
+    """Wait between two launches, as long as the run asks for: what changes meanwhile (temperature, other programs,
+    neighbours on a shared machine) is then part of what differs between launches, and of the intervals."""
+    if spec.launch_pause:
+        observer.announce(f"A pause of {spec.launch_pause:g} min before the next launch")
+        sleep(60 * spec.launch_pause)
+
+
 def _work(
     plan: Plan, writer: RunWriter, done: set[CellKey], stored: list[Sample], observer: Observer, launches: int | None
 ) -> Path:
@@ -92,6 +101,7 @@ def _work(
         for cell in schedule:
             if launch is not None and cell.launch != launch:
                 plan.supervisor.close()  # the next cell gets a fresh process
+                pause(plan.spec, observer)
             launch = cell.launch
             samples = []
             for sample in plan.supervisor.serve(cell):

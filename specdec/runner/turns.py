@@ -8,7 +8,7 @@ from pathlib import Path
 
 from specdec.errors import SpecdecError
 from specdec.runner.plan import Observer
-from specdec.runner.run import compare, resume
+from specdec.runner.run import compare, pause, resume
 from specdec.spec import RunSpec
 from specdec.store import Run, read_run
 
@@ -35,14 +35,20 @@ def _in_turns(
     runs: list[RunSpec], folders: dict[int, Path], results: Path, observer: Observer, name: Name
 ) -> tuple[list[Path], int]:
     failed: set[int] = set()
+    launched = 0
     for launch in range(1, max((run.launches for run in runs), default=0) + 1):
         for i, run in enumerate(runs):
+            if i in failed or launch > run.launches:
+                continue
             begun = read_run(folders[i]) if i in folders else None
-            if i in failed or launch > run.launches or (begun and launch < _launches(begun)):
+            if begun and launch < _launches(begun):
                 continue
             turn = f", launch {launch} of {run.launches}" if run.launches > 1 else ""
-            observer.announce(f"Run {i + 1} of {len(runs)}{turn}: {name(run)}")
             try:
+                if launched not in (0, launch):
+                    pause(run, observer)
+                launched = launch
+                observer.announce(f"Run {i + 1} of {len(runs)}{turn}: {name(run)}")
                 if begun:
                     resume(begun, observer, launches=launch)
                 else:

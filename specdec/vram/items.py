@@ -10,7 +10,7 @@ from specdec.rollback import Mode, snapshots_for
 from specdec.spec import ModelOptions
 from specdec.types import MemoryItem
 from specdec.vram import memory as parts
-from specdec.vram.overheads import CUDA_CONTEXT, KERNELS
+from specdec.vram.overheads import CUDA_CONTEXT, KERNELS, PAGE_TABLE_SHARE
 
 TARGET, PROCESS = "target", "process"
 
@@ -63,6 +63,9 @@ def itemise(case: Case, header: Header, options: ModelOptions) -> list[Item]:
         own += [MemoryItem("CPU" if mode == "checkpoint-host" else i.device, "checkpoint", i.bytes) for i in states]
     own += strategy.expected_memory(header, options, case.n_ctx)
     process = [] if options.gpu_layers == 0 else [("context", CUDA_CONTEXT), ("kernels", KERNELS)]
+    if process and options.load_mode == "none":
+        pinned = sum(i.bytes for i in target if (i.device, i.kind) == (parts.CPU, "weights"))
+        process.append(("page table", pinned // PAGE_TABLE_SHARE))
     return [
         *(Item(TARGET, i.device, i.kind, i.bytes) for i in target),
         *(Item(case.label, i.device, i.kind, i.bytes) for i in own),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from specdec.profile.plan import SWEEPS
+from specdec.profile.plan import sweeps
 from specdec.profile.stored import Profile
 from specdec.report import profile as tables
 from specdec.report.html import about, profile_pictures
@@ -77,7 +77,7 @@ def _head(profile: Profile) -> list[tuple[str, str]]:
         ("card", meta["labels"]["card"]),
         ("processor", meta["environment"].get("cpu")),
         ("context", f"{meta['context']['n_ctx']:,} tokens, {profile.threads} threads"),
-        ("measured", f"{meta['spec']['repeats']} rounds in {SWEEPS} sweeps"),
+        ("measured", f"{meta['spec']['repeats']} rounds in {sweeps(meta['spec']['repeats'])} sweeps"),
         ("taken", str(meta.get("started_at", ""))[:16].replace("T", " ")),
         ("profile", profile.id),
     ]

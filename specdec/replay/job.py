@@ -38,28 +38,28 @@ COUNTS = "settings.jsonl"
 
 def replay(options: ReplayOptions, results: Path, watcher: Watcher) -> Path:
     """Run a replay from the start; returns the run's folder."""
-    session = _Session(options)
-    with store.create(results, session.meta) as writer:
+    job = _Job(options)
+    with store.create(results, job.meta) as writer:
         watcher.announce(f"Writing {writer.folder}")
-        return session.run(writer, set(), watcher)
+        return job.run(writer, set(), watcher)
 
 
 def resume(run: store.Run, watcher: Watcher) -> Path:
     """Finish an interrupted replay."""
     if run.finished:
         raise SpecdecError(f"{run.folder} is finished.", f"Read it with: specdec report {run.folder}")
-    session = _Session(ReplayOptions.model_validate(run.meta["trace"]["options"]))
-    check_same(session.replay, run)
-    turns = len(session.replay.trace.turns)
+    job = _Job(ReplayOptions.model_validate(run.meta["trace"]["options"]))
+    check_same(job.replay, run)
+    turns = len(job.replay.trace.turns)
     seen: dict[str, int] = {}
     for sample in run.samples:
         seen[sample["strategy"]] = seen.get(sample["strategy"], 0) + 1
     done = {label for label, n in seen.items() if n == turns}
     with store.reopen(run) as writer:
-        return session.run(writer, done, watcher)
+        return job.run(writer, done, watcher)
 
 
-class _Session:
+class _Job:
     def __init__(self, options: ReplayOptions) -> None:
         registry = Registry(options.strategy_files)
         calls = grid.read(options.strategies)
