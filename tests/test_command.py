@@ -60,8 +60,8 @@ SPECS: dict[str, dict[str, Any]] = {
     "trace": {"target": "x", "trace": "t.npz", "n_predict": 99},
     "flags": {"target": "x", "ignore_eos": True, "thinking": True, "carry_state": True, "count_experts": True},
     "numbers": {
-        "target": "x", "limit": 7, "n_predict": 9, "repeats": 2, "launches": 3, "warmup": 0, "seed": 4, "snapshots": 0,
-        "cell_timeout": 1.5, "ram_limit": 900, "vram_limit": 7168,
+        "target": "x", "limit": 7, "n_predict": 9, "repeats": 2, "launches": 3, "launch_pause": 2.5, "warmup": 0,
+        "seed": 4, "snapshots": 0, "cell_timeout": 1.5, "ram_limit": 900, "vram_limit": 7168,
     },
     "sampling": {"target": "x", "sampling": {"sampling": "model", "temp": 0.0, "top_k": 0, "top_p": 0.9, "min_p": 0.1}},
     "model": {

@@ -25,6 +25,25 @@ def model(nano_hybrid: Path) -> LlamaModel:
     return LlamaModel(nano_hybrid, ModelOptions(threads=1))
 
 
+def test_an_abort_of_llama_cpp_is_one_line(tmp_path: Path) -> None:
+    """Not a dump of the stack and a signal: what its log said last of memory, or else the message itself."""
+    code = (
+        "import ctypes, sys\n"
+        "from specdec.llama.library import ggml_function, llama, log\n"
+        "llama()\n"
+        "log.write(4, sys.argv[1])\n"
+        "abort = ggml_function('ggml_abort', None, [ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p])\n"
+        "print('before', end='')\n"
+        "abort(b'x.cu', 7, b'CUDA error')\n"
+    )
+    for logged, why in (("nothing\n", "x.cu:7: CUDA error."), ("CUDA error: out of memory\n", "out of memory. Take a")):
+        done = subprocess.run([sys.executable, "-c", code, logged], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (1, "before")
+        assert done.stderr.startswith("specdec: llama.cpp ended the program: ")
+        assert why in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
 def test_tokens_and_pieces(model: LlamaModel) -> None:
     ids = model.tokenize("abc")
     assert b"".join(model.piece(int(t)) for t in ids) == b"abc"

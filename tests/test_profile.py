@@ -18,7 +18,7 @@ from specdec.decode import Decoder
 from specdec.errors import SpecdecError
 from specdec.forced.target import ForcedTarget
 from specdec.profile import bench as bench_module
-from specdec.profile import plan
+from specdec.profile import job, plan
 from specdec.profile.bench import Bench, Want
 from specdec.profile.compare import PredictionRow, drift, mismatches, prediction_rows
 from specdec.profile.costs import Costs
@@ -37,7 +37,7 @@ from specdec.spec import check
 from specdec.store import Run
 from specdec.strategy import Strategy
 from specdec.testing.fake import FakeMemory, FakeTarget
-from specdec.types import Draft, FloatArray, Generation, Limits, Sampling, Step, TokenArray
+from specdec.types import Draft, FloatArray, Generation, Limits, MemoryItem, Sampling, Step, TokenArray
 
 TEXT = np.random.default_rng(5).integers(0, 20, 600).astype(np.int32)
 DEPTHS = (32, 128)
@@ -513,6 +513,18 @@ def test_specification_is_checked() -> None:
         check(ProfileSpec, "profile", {"target": "t", "depths": (3,)})
     with pytest.raises(SpecdecError, match="--passes"):
         check(ProfileSpec, "profile", {"target": "t", "passes": (0,)})
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_snapshots_have_to_fit_beside_context_and_anchor(monkeypatch: pytest.MonkeyPatch, missing: int) -> None:
+    """8 states, a context whose own state is one of its buffers, and the state that every block begins from."""
+    buffers = [MemoryItem("CUDA0", kind, n) for kind, n in (("recurrent", 10), ("KV", 5), ("compute", 20))]
+    need = 8 * 10 + (10 + 5 + 20) + 10 + 1000
+    monkeypatch.setattr(job, "free_bytes", lambda: {"CUDA0": need - missing, "CPU": 0})
+    said: list[str] = []
+    assert job._affordable(Setting(plan.TEXT, None, "auto", 8, (1,)), buffers, 1000, said.append) is not bool(missing)
+    assert job._affordable(Setting(plan.TEXT, None, "auto", 0, (1,)), buffers, 1000, said.append)
+    assert [line.split(",")[0] for line in said] == ["warning: the curve"] * missing
 
 
 def test_default_depths_follow_model_and_patience() -> None:

@@ -23,7 +23,7 @@ from specdec.registry import Planned, Registry, default_strategies
 from specdec.rollback import SNAPSHOT_RESERVE, snapshots_short_of
 from specdec.runner.cap import Cap, hold_cap
 from specdec.types import MemoryItem, Sampling, TokenArray
-from specdec.vram.overheads import DENSE_SCRATCH, EXPERTS_SCRATCH
+from specdec.vram.overheads import DENSE_SCRATCH, EXPERTS_SCRATCH, KERNELS
 from specdec.workloads import load_prompts
 
 Say = Callable[[str], None]
@@ -86,7 +86,8 @@ def _job(spec: ProfileSpec, model: LlamaModel, planned: list[Planned], cap: Cap,
     t1, per_prompt_token, buffers = _first_look(model)
     reserve = 0 if spec.vram_limit else SNAPSHOT_RESERVE  # a cap has taken its reserve off already
     scratch = EXPERTS_SCRATCH if int(model.header.get("expert_count", 0)) else DENSE_SCRATCH
-    settings = [s for s in settings if _affordable(s, buffers, reserve + scratch, say)]
+    reserve += scratch + KERNELS  # a few were loaded by now; each kind of pass brings more
+    settings = [s for s in settings if _affordable(s, buffers, reserve, say)]
     limit = spec.model.ctx_size or int(model.header.get("context_length", 0))
     depths = spec.depths or plan.default_depths(limit, per_prompt_token, len(settings))
     longest = max(s.longest for s in settings)
