@@ -77,6 +77,7 @@ def environment(a: Run, b: Run) -> list[Difference]:
             f"draft model of {s['label']}": s["model"]["file"] for s in meta.get("strategies", ()) if s.get("model")
         }
         side |= {k: meta["spec"].get(k, 1) for k in ("repeats", "launches")}
+        side["minutes between launches"] = meta["spec"].get("launch_pause", 0.0)
         side["context"] = meta["context"].get("n_ctx")
         side["model path"] = meta["model"].get("file")
         sides.append(side)

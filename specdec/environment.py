@@ -83,7 +83,7 @@ def gpus() -> list[dict[str, Any]]:
 
 def _ggml_variables() -> dict[str, list[str]]:
     """What makes ggml work otherwise (GGML_OP_OFFLOAD_MIN_BATCH, GGML_CUDA_DISABLE_GRAPHS ...), where any is set."""
-    found = sorted(f"{k}={v}" for k, v in os.environ.items() if k.startswith("GGML_"))
+    found = sorted(f"{k}={Path(v).name}" for k, v in os.environ.items() if k.startswith("GGML_"))  # of a path its name
     return {"ggml_variables": found} if found else {}
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import pairwise
 
 import numpy as np
 
@@ -24,6 +26,9 @@ from specdec.stats.verdicts import CANNOT_TELL
 from specdec.store import Run, Sample
 from specdec.types import Row
 from specdec.why import setting_line
+
+_APART = timedelta(minutes=5)
+"""Between the end of a launch and the next: less, and both may have met the same neighbour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +67,12 @@ def versus(a: Run, b: Run, allow_differences: bool = False) -> Versus:
     if not arms:
         raise SpecdecError(f"{a.id} and {b.id} share no strategy.", "Compare runs that have one in common.")
     found = _rows(a, arms, mine, theirs)
-    moved = None if settings else _machine_moved(a, b, found)
-    _judge(found, of_speedups=moved is None)
-    lines = _lines(a, b, settings, found, moved)
+    moved = None if settings else _plain_moved(a, b, found)
+    apart = all(_are_apart(run) for run in (a, b))
+    _judge(found, of_speedups=moved is None or apart)
+    lines = _lines(a, b, settings, found)
+    if moved is not None:
+        lines.append(_moved_line(moved, apart))
     only = [sorted(_names(x) - _names(y)) for x, y in ((a, b), (b, a))]
     return Versus(a, b, [f.row for f in found], settings, environment_differences(a, b), only[0], only[1], lines)
 
@@ -184,7 +192,7 @@ def _names(run: Run) -> set[str]:
     return {arm_name(*arm) for arm in arms_of(run)} | {f"prompt {p['id']}" for p in run.meta["prompts"]}
 
 
-def _lines(a: Run, b: Run, settings: Sequence[Difference], found: Sequence[_Found], moved: str | None) -> list[str]:
+def _lines(a: Run, b: Run, settings: Sequence[Difference], found: Sequence[_Found]) -> list[str]:
     lines = []
     few = [run.id for run in (a, b) if len({s.get("launch", 0) for s in run.samples}) < 2]
     if few:
@@ -193,27 +201,39 @@ def _lines(a: Run, b: Run, settings: Sequence[Difference], found: Sequence[_Foun
             " to the next is not in these intervals, and there is no verdict on B/A. Settle it: run both with"
             " --launches 3."
         )
-    if moved:
-        lines.append(moved)
     if len(settings) == 1 and not isinstance(settings[0].a, list | dict | str):
         whole = [f for f in found if f.row["workload"] == ALL]
         lines += [s for f in whole if (s := _setting(settings[0], f.row, f.speed))]
     return lines
 
 
-def _machine_moved(a: Run, b: Run, found: Sequence[_Found]) -> str | None:
-    """That plain decoding on the same machine was not as fast as before: then its speedups are others, too, and nothing in
-    the intervals knows of it, unless launches were pauses apart."""
+def _plain_moved(a: Run, b: Run, found: Sequence[_Found]) -> float | None:
+    """B's speed of plain decoding over A's, where processor and card are the same and it is another all the same."""
     machines = [(run.meta["environment"]["cpu"], run.meta["labels"]["card"]) for run in (a, b)]
     plain = next((f.row["ratio"] for f in found if (f.row["strategy"], f.row["workload"]) == (BASELINE, ALL)), 1.0)
-    apart = all(run.meta["spec"].get("launch_pause") for run in (a, b))
-    if apart or machines[0] != machines[1] or abs(plain - 1) <= PLAIN_MOVED:
-        return None
-    return (
-        f"Plain decoding ran at {plain:.2f} times A's speed on the same machine. What slows a machine costs passes over"
-        " several tokens more or less than plain ones, so speedups move with it: no verdict on them. Settle it:"
-        " run both with --launches 3 --launch-pause 10."
+    return plain if machines[0] == machines[1] and abs(plain - 1) > PLAIN_MOVED else None
+
+
+def _are_apart(run: Run) -> bool:
+    """Whether the run's launches lie so far apart that what a machine does for minutes differs between them, and so is in
+    the intervals."""
+    times: dict[int, list[datetime]] = defaultdict(list)
+    for s in run.samples:
+        times[s.get("launch", 0)].append(datetime.fromisoformat(s["at"]))
+    spans = sorted((min(at), max(at)) for at in times.values())
+    gaps = [later[0] - earlier[1] for earlier, later in pairwise(spans)]
+    return bool(gaps) and min(gaps) >= _APART
+
+
+def _moved_line(plain: float, apart: bool) -> str:
+    line = (
+        f"Plain decoding ran at {plain:.2f} times A's speed on the same processor and card: the machine was not as it had"
+        " been, or what is named below changed it. What slows a machine costs passes over several tokens more or less than"
+        " plain ones, so speedups move with it"
     )
+    if apart:
+        return f"{line}; launches lay minutes apart, so that is in the intervals."
+    return f"{line}: no verdict on them. Settle it: run both with --launches 3 --launch-pause 10."
 
 
 def _setting(difference: Difference, row: Row, ratio: Estimate) -> str | None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from fake_nvml import CARD, DRIVER_NOT_LOADED, GIB, GPU_IS_LOST, NO_PERMISSION, NOT_SUPPORTED, FakeNvml, Raises
 
+from specdec.environment import describe_machine
 from specdec.llama.fit import ram_fit, weights_in_ram
 from specdec.llama.gguf import read_header
 from specdec.monitor import Monitor, instabilities, joules_per_token, system
@@ -284,3 +285,12 @@ def test_ram_fit_says_what_will_happen() -> None:
     assert not fits
     assert text == "20.00 GB of weights in RAM, 8.0 GB available: they will be read from disk again and again"
     assert "swap" in ram_fit(20, 8, mmap=False)[1]
+
+
+def test_what_makes_ggml_work_otherwise_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [n for n in os.environ if n.startswith("GGML_")]:
+        monkeypatch.delenv(name)
+    assert "ggml_variables" not in describe_machine()
+    monkeypatch.setenv("GGML_OP_OFFLOAD_MIN_BATCH", "8")
+    monkeypatch.setenv("GGML_BACKEND_PATH", "/somewhere/private/libggml.so")
+    assert describe_machine()["ggml_variables"] == ["GGML_BACKEND_PATH=libggml.so", "GGML_OP_OFFLOAD_MIN_BATCH=8"]

@@ -17,6 +17,8 @@ from specdec import decode
 from specdec.decode import Decoder
 from specdec.errors import SpecdecError
 from specdec.forced.target import ForcedTarget
+from specdec.llama.model import LlamaModel
+from specdec.llama.target import LlamaTarget
 from specdec.profile import bench as bench_module
 from specdec.profile import job, plan
 from specdec.profile.bench import Bench, Want
@@ -28,16 +30,18 @@ from specdec.profile.spec import ProfileSpec
 from specdec.profile.stage import Outcome, Script, Scripted
 from specdec.profile.steps import join_steps, level, redecoded, same_shape, slowness
 from specdec.profile.stored import Profile
+from specdec.registry import Registry
 from specdec.report import profile as tables
 from specdec.report.experts import uniform_law
 from specdec.report.html import write
 from specdec.report.prediction import beside_table, expectations
 from specdec.rollback import snapshots_for
-from specdec.spec import check
+from specdec.spec import ModelOptions, check
 from specdec.store import Run
 from specdec.strategy import Strategy
 from specdec.testing.fake import FakeMemory, FakeTarget
-from specdec.types import Draft, FloatArray, Generation, Limits, MemoryItem, Sampling, Step, TokenArray
+from specdec.types import Draft, FloatArray, Generation, Limits, Sampling, Step, TokenArray
+from specdec.vram.overheads import EXPERTS_SCRATCH, KERNELS
 
 TEXT = np.random.default_rng(5).integers(0, 20, 600).astype(np.int32)
 DEPTHS = (32, 128)
@@ -438,6 +442,8 @@ def test_rounds_without_plain_steps_stay_as_they_were_measured(clock: Time) -> N
         (("context", "threads"), 8, "threads"),
         (("labels", "sampling"), "temp=0.8", "sampling"),
         (("spec", "model"), {"flash_attn": "on"}, "model options"),
+        (("spec", "model"), {"load_mode": "none"}, "model options"),
+        (("environment", "ggml_variables"), ["GGML_OP_OFFLOAD_MIN_BATCH=8"], "GGML_* variables"),
     ],
 )
 def test_a_profile_of_other_settings_never_fits(clock: Time, path: tuple[str, str], value: Any, name: str) -> None:
@@ -515,19 +521,51 @@ def test_specification_is_checked() -> None:
         check(ProfileSpec, "profile", {"target": "t", "passes": (0,)})
 
 
-@pytest.mark.parametrize("missing", [0, 1])
-def test_snapshots_have_to_fit_beside_context_and_anchor(monkeypatch: pytest.MonkeyPatch, missing: int) -> None:
-    """8 states, a context whose own state is one of its buffers, and the state that every block begins from."""
-    buffers = [MemoryItem("CUDA0", kind, n) for kind, n in (("recurrent", 10), ("KV", 5), ("compute", 20))]
-    need = 8 * 10 + (10 + 5 + 20) + 10 + 1000
-    monkeypatch.setattr(job, "free_bytes", lambda: {"CUDA0": need - missing, "CPU": 0})
+@pytest.mark.parametrize(("n_ctx", "missing", "fits"), [(4096, 0, True), (4096, 1, False), (256, 1, True)])
+def test_snapshots_have_to_fit_beside_all_that_is_open_then(
+    nano_hybrid: Path, monkeypatch: pytest.MonkeyPatch, n_ctx: int, missing: int, fits: bool
+) -> None:
+    """Room for the context of 4,096 tokens, 8 snapshots and a checkpoint, what CUDA takes beside, and not a byte more."""
+    model = LlamaModel(nano_hybrid, ModelOptions(threads=1))
+    target = LlamaTarget(model, 4096)
+    buffers = [i for i in target.buffers if i.device == "CPU"]
+    target.close()
+    state = sum(i.bytes for i in buffers if i.kind == "recurrent")
+    need = sum(i.bytes for i in buffers) + (8 + 1) * state + EXPERTS_SCRATCH + KERNELS
+    monkeypatch.setattr(job, "free_bytes", lambda: {"CPU": need - missing})
     said: list[str] = []
-    assert job._affordable(Setting(plan.TEXT, None, "auto", 8, (1,)), buffers, 1000, said.append) is not bool(missing)
-    assert job._affordable(Setting(plan.TEXT, None, "auto", 0, (1,)), buffers, 1000, said.append)
-    assert [line.split(",")[0] for line in said] == ["warning: the curve"] * missing
+    curve, plain = (Setting(plan.TEXT, None, "auto", n, (1,)) for n in (8, 0))
+    spec = ProfileSpec(target=str(nano_hybrid), vram_limit=1)
+    kept = job._affordable([curve, plain], spec, model, n_ctx, said.append)
+    assert kept == ([curve, plain] if fits else [plain])
+    assert [line.split(",")[0] for line in said] == ([] if fits else ["warning: the curve"])
+
+
+def test_what_a_strategy_takes_of_the_gpu_counts_without_the_layer_that_is_loaded(
+    nano_hybrid: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "runs_on_gpu", lambda options: options.gpu_layers != 0)
+    planned = Registry().plan("mtp")[1]
+    setting = Setting("mtp", planned, "auto", 4, (1, 2))
+    on_gpu = LlamaModel(nano_hybrid, ModelOptions(threads=1), mtp=True)
+    on_gpu.options = ModelOptions(gpu_layers=99)
+    items = planned.build().expected_memory(on_gpu.header, on_gpu.options, 4096)
+    weights = sum(i.bytes for i in items if (i.device, i.kind) == ("GPU", "weights"))
+    assert weights
+    assert job._own_bytes(setting, on_gpu, 4096) == sum(i.bytes for i in items if i.device == "GPU") - weights
+    on_gpu.options = ModelOptions(gpu_layers=0)
+    assert job._own_bytes(setting, on_gpu, 4096) == 0
+
+
+def test_the_settings_are_gone_through_as_often_as_there_are_rounds() -> None:
+    assert [plan.sweeps(n) for n in (2, 3, 9)] == [2, 3, 3]
+    seconds = [plan.seconds(plan.text_settings(False, {1, 2}, [1]), (512,), n, 1, 0.01, 0.0) for n in (2, 4)]
+    assert seconds[1] == pytest.approx(2 * seconds[0])
 
 
 def test_default_depths_follow_model_and_patience() -> None:
-    assert plan.default_depths(0, 1e-6, 5) == plan.DEPTHS
-    assert plan.default_depths(4096, 1e-6, 5) == (128, 512, 2048)
-    assert plan.default_depths(0, 0.02, 5) == (128,)
+    assert plan.default_depths(0, 1e-6, 5, 4) == plan.DEPTHS
+    assert plan.default_depths(4096, 1e-6, 5, 4) == (128, 512, 2048)
+    assert plan.default_depths(0, 0.02, 5, 4) == (128,)
+    assert plan.default_depths(0, 0.01, 5, 4) == (128,)
+    assert plan.default_depths(0, 0.01, 5, 2) == (128, 512), "two sweeps, so that more fit"

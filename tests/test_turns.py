@@ -42,6 +42,24 @@ class Told(Quiet):
         return [line for line in self.lines if line.startswith(word)]
 
 
+class Impatient(Told):
+    """Presses Ctrl-C when a line with this beginning comes."""
+
+    def __init__(self, at: str = "never") -> None:
+        super().__init__()
+        self._at = at
+
+    def announce(self, line: str) -> None:
+        super().announce(line)
+        if line.startswith(self._at):
+            raise KeyboardInterrupt
+
+    def heads(self) -> list[str]:
+        """Runs and pauses, in their order."""
+        found = [line for line in self.lines if line.startswith(("Run ", "A pause"))]
+        return [line.partition(" of 2:")[0].partition(" of 1.5 min")[0] for line in found]
+
+
 def run_of(target: object, name: str, launches: int) -> RunSpec:
     """A short comparison of `none` with a strategy of the test's own, which notes its process."""
     Path(f"{name}.py").write_text(STRATEGY.format(name=name))
@@ -105,23 +123,38 @@ def test_launches_may_be_a_pause_apart(nano_dense: Path, monkeypatch: pytest.Mon
     observer = Told()
     compare(runs[0], Path("results"), observer)
     assert (waited, observer.told("A pause")) == ([90.0], ["A pause of 1.5 min before the next launch"])
-    compare_in_turns(runs, Path("results"), observer, name_of)
-    assert waited == [90.0] * 2
+    observer = Impatient("Run 2 of 2, launch 2")
+    with pytest.raises(KeyboardInterrupt):
+        compare_in_turns(runs, Path("turns"), observer, name_of)
+    order = ["Run 1 of 2, launch 1", "Run 2 of 2, launch 1", "A pause", "Run 1 of 2, launch 2", "Run 2 of 2, launch 2"]
+    assert observer.heads() == order
+    found = [read_run(folder) for folder in sorted(Path("turns").iterdir())]
+    observer = Impatient()
+    resume_in_turns(found, observer, name_of)
+    assert "A pause" not in observer.heads(), "the first thing it does: whoever resumes has waited"
+    assert [launches_of(read_run(run.folder)) for run in found] == [[0, 1]] * 2
 
 
-class Impatient(Told):
-    """Presses Ctrl-C when the second run's second launch begins."""
+def test_a_group_that_is_interrupted_in_a_pause_says_how_to_go_on(
+    nano_dense: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tired(seconds: float) -> None:
+        raise KeyboardInterrupt
 
-    def announce(self, line: str) -> None:
-        super().announce(line)
-        if line.startswith("Run 2 of 2, launch 2"):
-            raise KeyboardInterrupt
+    monkeypatch.setattr("specdec.runner.run.sleep", tired)
+    run = run_of(nano_dense, "one", 2).model_copy(update={"launch_pause": 1.0, "group": "g"})
+    observer = Told()
+    with pytest.raises(KeyboardInterrupt):
+        compare_in_turns([run], Path("results"), observer, name_of)
+    assert observer.lines[-1].endswith("specdec resume g")
+    (folder,) = Path("results").iterdir()
+    assert launches_of(read_run(folder)) == [0]
 
 
 def test_an_interrupted_group_is_finished_in_turns(nano_dense: Path) -> None:
     runs = [run_of(nano_dense, name, 3).model_copy(update={"group": "g"}) for name in ("one", "two")]
     with pytest.raises(KeyboardInterrupt):
-        compare_in_turns(runs, Path("results"), Impatient(), name_of)
+        compare_in_turns(runs, Path("results"), Impatient("Run 2 of 2, launch 2"), name_of)
     found = [read_run(folder) for folder in sorted(Path("results").iterdir())]
     assert [launches_of(run) for run in found] == [[0, 1], [0]]
     observer = Told()

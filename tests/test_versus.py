@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -63,18 +64,18 @@ def test_the_ratio_is_b_over_a_and_the_machine_cancels_in_speedups(run: Run) -> 
 
 def test_a_machine_that_moved_leaves_no_verdict_on_speedups_unless_launches_were_apart(run: Run) -> None:
     """`mtp` 1.2 times as fast on a machine on which plain decoding is 1.1 times as fast."""
-    ours, theirs = launched(changed(run), 0.001), launched(changed(changed(run, 1.1), 1.2, "mtp"), 0.001)
+    faster = changed(changed(run, 1.1), 1.2, "mtp")
 
-    def verdict() -> tuple[str, bool]:
-        got = versus(ours, theirs)
+    def verdict(minutes_a: float, minutes_b: float) -> tuple[str, str]:
+        got = versus(launched(run, 0.001, minutes_a), launched(faster, 0.001, minutes_b))
         row = next(r for r in got.rows if (r["strategy"], r["workload"]) == ("mtp", "all"))
-        return row["speedup_verdict"], any("Plain decoding ran" in line for line in got.lines)
+        return row["speedup_verdict"], next(line for line in got.lines if line.startswith("Plain decoding ran at 1.10"))
 
-    assert verdict() == ("cannot tell", True)
-    ours.meta["spec"]["launch_pause"] = 10.0
-    assert verdict() == ("cannot tell", True)
-    theirs.meta["spec"]["launch_pause"] = 10.0
-    assert verdict() == ("faster", False)
+    for minutes in ((0, 0), (10, 0), (10, 4), (4.9, 10)):
+        assert verdict(*minutes)[0] == "cannot tell"
+        assert "no verdict" in verdict(*minutes)[1]
+    assert verdict(10, 6)[0] == "faster"
+    assert "in the intervals" in verdict(10, 6)[1]
 
 
 def test_repeats_and_order_need_not_match(run: Run) -> None:
@@ -160,11 +161,15 @@ def test_one_launch_is_told_and_several_widen_the_interval(run: Run) -> None:
     assert versus(launched(run, 0.001), launched(changed(run, 1.5), 0.001)).rows[-1]["verdict"] == "faster"
 
 
-def launched(run: Run, by: float) -> Run:
-    """Three launches, each slower than the one before."""
+def launched(run: Run, by: float, minutes: float = 0.0) -> Run:
+    """Three launches, each slower than the one before, so many minutes after it ended."""
+    at = [datetime.fromisoformat(s["at"]) for s in run.samples]
+    step = max(at) - min(at) + timedelta(minutes=minutes)
     samples: list[Sample] = []
     for launch in range(3):
-        samples += [{**s, "launch": launch, "generation_s": s["generation_s"] * (1 + by * launch)} for s in run.samples]
+        for s, began in zip(run.samples, at, strict=True):
+            slower = s["generation_s"] * (1 + by * launch)
+            samples.append({**s, "launch": launch, "generation_s": slower, "at": (began + launch * step).isoformat()})
     return Run(run.folder, run.meta, samples)
 
 

@@ -91,15 +91,15 @@ def llama() -> ModuleType:
 
 def _on_abort(module: Any) -> None:
     """Where llama.cpp would abort this process: one line that says why, exit code 1, no dump of its stack."""
-    set_callback = getattr(module.llama_cpp._lib, "ggml_set_abort_callback", None)
-    if set_callback is not None:  # on Windows it lies in another library
+    set_callback = _of_ggml(module.llama_cpp._lib, "ggml_set_abort_callback")
+    if set_callback is not None:
         module.specdec_abort_callback = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(_last_words)
         set_callback(module.specdec_abort_callback)
 
 
 def _last_words(message: bytes) -> NoReturn:
-    said = [line for line in log.text("error") if line.startswith("CUDA error") or tells_of_memory(line)]
-    why = (said[-1] if said else message.decode("utf-8", "replace")).strip().rstrip(".")
+    said = [line.strip() for line in log.text("error")[-4:] if "CUDA error" in line or tells_of_memory(line)]
+    why = ": ".join([message.decode("utf-8", "replace").strip(), *said[-1:]]).rstrip(".")
     hint = " Take a smaller context, or keep more of the model in RAM." if tells_of_memory(why) else ""
     sys.stdout.flush()
     print(f"specdec: llama.cpp ended the program: {why}.{hint}", file=sys.stderr, flush=True)
@@ -174,22 +174,19 @@ def gpu_names() -> list[str]:
 
 def ggml_function(name: str, result: Any, arguments: list[Any]) -> Any:
     """A function of ggml, which libllama has loaded already."""
-    lib = _handle()
-    try:
-        function = getattr(lib, name)
-    except AttributeError:  # Windows looks into the named library only
-        for stem in ("ggml-base", "ggml", "ggml-cpu"):
-            for file in library_folder().glob(f"*{stem}.dll"):
-                function = getattr(ctypes.CDLL(str(file)), name, None)
-                if function is not None:
-                    break
-            else:
-                continue
-            break
-        else:
-            raise SpecdecError(f"this llama.cpp build has no {name}.", _INSTALL) from None
+    function = _of_ggml(_handle(), name)
+    if function is None:
+        raise SpecdecError(f"this llama.cpp build has no {name}.", _INSTALL)
     function.restype, function.argtypes = result, arguments
     return function
+
+
+def _of_ggml(lib: Any, name: str) -> Any:
+    """A function of ggml or None; Windows looks into the named library only, so there ggml's own are asked."""
+    folder = Path(str(lib._name)).resolve().parent
+    files = [f for stem in ("ggml-base", "ggml", "ggml-cpu") for f in folder.glob(f"*{stem}.dll")]
+    libraries = [lib, *(ctypes.CDLL(str(f)) for f in files)]
+    return next((f for each in libraries if (f := getattr(each, name, None)) is not None), None)
 
 
 def cpu_has_amx(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:

@@ -30,6 +30,11 @@ _CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 _LOAD_MODES = {"auto": -1, "none": 0, "mmap": 1}
+COPIED_EXPERTS = (
+    "passes of 32 tokens and more, prompts too, copy the experts in RAM to the GPU, out of a mapped file 3 to 5 times as"
+    " slowly as with --no-mmap (docs/findings.md)"
+)
+"""What llama.cpp's own warning means; measured on one machine."""
 _MAPPED_EXPERTS = "tensor overrides to CPU are used with mmap enabled"
 """What llama.cpp's log says once (llama-model-loader.cpp)."""
 EXPERTS = r"blk\.({layers})\.ffn_(up|down|gate|gate_up)_(ch|)exps"
@@ -89,11 +94,7 @@ class LlamaModel:
             raise _load_error(path)
         self._buffers = buffers(log.text())
         if runs_on_gpu(options) and any(_MAPPED_EXPERTS in line for line in log.text("warn")):
-            warnings.warn(
-                "experts in RAM lie in a mapped file; passes of 32 tokens and more, prompts too, copy them to the GPU,"
-                " which is slow from there: where RAM holds them llama.cpp advises --no-mmap.",
-                stacklevel=2,
-            )
+            warnings.warn(f"{COPIED_EXPERTS}.", stacklevel=2)
         self.vocab = L.llama_model_get_vocab(self.handle)
         self.n_vocab = int(L.llama_vocab_n_tokens(self.vocab))
         self.width = int(L.llama_model_n_embd(self.handle))

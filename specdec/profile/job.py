@@ -22,7 +22,7 @@ from specdec.profile.spec import ProfileSpec
 from specdec.registry import Planned, Registry, default_strategies
 from specdec.rollback import SNAPSHOT_RESERVE, snapshots_short_of
 from specdec.runner.cap import Cap, hold_cap
-from specdec.types import MemoryItem, Sampling, TokenArray
+from specdec.types import Sampling, TokenArray
 from specdec.vram.overheads import DENSE_SCRATCH, EXPERTS_SCRATCH, KERNELS
 from specdec.workloads import load_prompts
 
@@ -83,13 +83,9 @@ def _job(spec: ProfileSpec, model: LlamaModel, planned: list[Planned], cap: Cap,
     drafting = plan.strategy_settings(planned, model.recurrent, spec.n_max, threads[0])
     passes = {*spec.passes, *(s.longest + 1 for s in drafting)}  # the curve reaches as far as any draft
     settings = plan.text_settings(model.recurrent, passes, threads) + drafting
-    t1, per_prompt_token, buffers = _first_look(model)
-    reserve = 0 if spec.vram_limit else SNAPSHOT_RESERVE  # a cap has taken its reserve off already
-    scratch = EXPERTS_SCRATCH if int(model.header.get("expert_count", 0)) else DENSE_SCRATCH
-    reserve += scratch + KERNELS  # a few were loaded by now; each kind of pass brings more
-    settings = [s for s in settings if _affordable(s, buffers, reserve, say)]
+    t1, per_prompt_token = _first_look(model)
     limit = spec.model.ctx_size or int(model.header.get("context_length", 0))
-    depths = spec.depths or plan.default_depths(limit, per_prompt_token, len(settings))
+    depths = spec.depths or plan.default_depths(limit, per_prompt_token, len(settings), spec.repeats)
     longest = max(s.longest for s in settings)
     n_ctx = plan.context_of(depths[-1], longest)
     if limit and n_ctx > limit and spec.depths:
@@ -98,6 +94,7 @@ def _job(spec: ProfileSpec, model: LlamaModel, planned: list[Planned], cap: Cap,
             f" {limit:,}.",
             f"Use depths of up to {max(16, limit - plan.room_beyond(longest, limit) - 256):,}.",
         )
+    settings = _affordable(settings, spec, model, n_ctx, say)
     on_gpu = runs_on_gpu(spec.model)
     settle = 2 if on_gpu else 1
     seconds = plan.seconds(settings, depths, spec.repeats, settle, t1, per_prompt_token)
@@ -107,22 +104,44 @@ def _job(spec: ProfileSpec, model: LlamaModel, planned: list[Planned], cap: Cap,
     return Job(spec, model, sampling, settings, tuple(depths), settle, text, n_ctx, seconds, card, cap)
 
 
-def _affordable(setting: Setting, buffers: list[MemoryItem], reserve: int, say: Say) -> bool:
-    """Whether the snapshots fit beside the model, the context (which takes ``buffers`` and is not open now) and the state
-    that every block begins from; in a run ``auto`` would take checkpoints instead."""
+def _affordable(settings: list[Setting], spec: ProfileSpec, model: LlamaModel, n_ctx: int, say: Say) -> list[Setting]:
+    """Those whose snapshots fit beside the model and everything else that is open then: the target's context, the
+    strategy's own, and for the curve the state that checkpoints on the device keep. In a run ``auto`` would take
+    checkpoints instead; here the setting is left out."""
+    target = LlamaTarget(model, n_ctx)
+    buffers = target.buffers
+    target.close()
     states = [item for item in buffers if item.kind == "recurrent"]
-    left = free_bytes()
-    for item in buffers + states:
-        if item.device in left:
-            left[item.device] -= item.bytes
-    short = snapshots_short_of(setting.snapshots, states, left, reserve)
-    if short:
-        say(f"warning: {setting_name(setting)} is left out: {short}")
-    return not short
+    scratch = EXPERTS_SCRATCH if int(model.header.get("expert_count", 0)) else DENSE_SCRATCH
+    reserve = scratch + KERNELS  # a few were loaded by now; each kind of pass brings more
+    reserve += 0 if spec.vram_limit else SNAPSHOT_RESERVE  # a cap has taken its reserve off already
+    kept = []
+    for setting in settings:
+        left = free_bytes()
+        for item in buffers + (states if setting.strategy == plan.TEXT else []):
+            if item.device in left:
+                left[item.device] -= item.bytes
+        own = _own_bytes(setting, model, n_ctx) if setting.snapshots else 0
+        short = snapshots_short_of(setting.snapshots, states, left, reserve + own)
+        if short:
+            say(f"warning: {setting_name(setting)} is left out: {short}")
+        else:
+            kept.append(setting)
+    return kept
 
 
-def _first_look(model: LlamaModel) -> tuple[float, float, list[MemoryItem]]:
-    """Seconds of a plain token and of a prompt's token, each from a few decodes; a plain context's buffers."""
+def _own_bytes(setting: Setting, model: LlamaModel, n_ctx: int) -> int:
+    """What the setting's strategy will take of a GPU by itself; the weights of the target's MTP layer are loaded now."""
+    if setting.planned is None or not runs_on_gpu(model.options):
+        return 0
+    strategy = setting.planned.build()
+    loaded = "mtp_layer" in strategy.needs
+    items = strategy.expected_memory(model.header, model.options, n_ctx)
+    return sum(i.bytes for i in items if i.device == "GPU" and not (loaded and i.kind == "weights"))
+
+
+def _first_look(model: LlamaModel) -> tuple[float, float]:
+    """Seconds of a plain token and of a prompt's token, each from a few decodes."""
     target = LlamaTarget(model, 512)
     try:
         target.warm_up()
@@ -133,7 +152,7 @@ def _first_look(model: LlamaModel) -> tuple[float, float, list[MemoryItem]]:
         began = perf_counter()
         for i in range(4):
             target.decode(ids[:1], len(ids) + i, "last")
-        return (perf_counter() - began) / 4, prompt, target.buffers
+        return (perf_counter() - began) / 4, prompt
     finally:
         target.close()
 

@@ -150,10 +150,12 @@ def sweeps(repeats: int) -> int:
     return min(SWEEPS, repeats)
 
 
-def default_depths(limit: int, per_prompt_token_s: float, n_settings: int, patience_s: float = 60.0) -> tuple[int, ...]:
+def default_depths(
+    limit: int, per_prompt_token_s: float, n_settings: int, repeats: int, patience_s: float = 60.0
+) -> tuple[int, ...]:
     """As deep as the model goes and ``patience_s`` of reading prompts allows; at least the first."""
     fit = [d for d in DEPTHS if not limit or d + room_beyond(64, d) <= limit]
-    fit = [d for d in fit if d * per_prompt_token_s * n_settings * SWEEPS <= patience_s]
+    fit = [d for d in fit if d * per_prompt_token_s * n_settings * sweeps(repeats) <= patience_s]
     return tuple(fit) or DEPTHS[:1]
 
 

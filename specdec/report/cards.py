@@ -10,6 +10,7 @@ import orjson
 from tabulate import tabulate
 
 from specdec.command import compare_command
+from specdec.llama.model import COPIED_EXPERTS
 from specdec.registry import Planned
 from specdec.server.options import NoCounterpart, model_arguments, strategy_arguments
 from specdec.spec import LIMIT
@@ -107,10 +108,7 @@ def _mapped(on_card: list[Fit]) -> list[str]:
     if most is None or not most.options.n_cpu_moe or most.options.load_mode == "none":
         return []
     weights = sum(i.bytes for i in most.items if (i.device, i.kind) == (CPU, "weights"))
-    return [
-        "Experts in RAM: prompts, and passes of 32 tokens or more, copy them to the GPU, slowly from a mapped file."
-        f" Where RAM has {weights / 1e9:.1f} GB for them, add --no-mmap (docs/findings.md: about 5 times as fast there)."
-    ]
+    return [f"warning: {COPIED_EXPERTS}. That takes {weights / 1e9:.1f} GB of RAM which cannot be given back."]
 
 
 def _plan(f: Fit, target: str, threads: int) -> dict[str, Any]:

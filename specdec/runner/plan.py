@@ -145,6 +145,6 @@ def _identity(meta: dict[str, Any], what: str) -> Any:
         "recording": (meta.get("teacher") or {}).get("sha256"),
         "strategies": meta["strategies"],
         "model file": meta["model"]["header_sha256"],
-        "machine": (machine["cpu"], meta["labels"]["card"], machine["packages"]),
+        "machine": (machine["cpu"], meta["labels"]["card"], machine["packages"], machine.get("ggml_variables")),
         "number of snapshots that fit into memory": meta["arms"],
     }[what]

@@ -79,7 +79,7 @@ def estimate_seconds(plan: Plan) -> float:
     for cell in plan.cells:
         tokens = WARMUP_TOKENS if cell.warmup else spec.n_predict * cell.prompt.turns
         total += plan.lengths[cell.prompt.id] * per_prompt_token + tokens * per_token
-    return total
+    return total + 60 * spec.launch_pause * (spec.launches - 1)
 
 
 def pause(spec: RunSpec, observer: Observer) -> None:

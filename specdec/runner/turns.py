@@ -41,18 +41,20 @@ def _in_turns(
             if i in failed or launch > run.launches:
                 continue
             begun = read_run(folders[i]) if i in folders else None
-            if begun and launch < _launches(begun):
+            made = _launches(begun) if begun else 0
+            if launch < made or (begun and begun.finished):
                 continue
             turn = f", launch {launch} of {run.launches}" if run.launches > 1 else ""
             try:
-                if launched not in (0, launch):
+                if launched not in (0, launch) and launch > made:
                     pause(run, observer)
-                launched = launch
                 observer.announce(f"Run {i + 1} of {len(runs)}{turn}: {name(run)}")
                 if begun:
                     resume(begun, observer, launches=launch)
                 else:
                     folders[i] = compare(run, results, observer, launches=launch)
+                if begun is None or len(read_run(folders[i]).samples) > len(begun.samples):
+                    launched = launch  # not where all of it had been done: that takes no time
             except SpecdecError as error:
                 observer.announce(f"FAIL {name(run)}: {error}")
                 failed.add(i)
@@ -64,10 +66,10 @@ def _in_turns(
 
 def _launches(run: Run) -> int:
     """How many launches of a run were begun."""
-    return 1 + max((int(s["launch"]) for s in run.samples), default=0)
+    return 1 + max((int(s["launch"]) for s in run.samples), default=-1)
 
 
 def _tell(runs: list[RunSpec], observer: Observer) -> None:
-    """How an interrupted group is finished; ``resume`` has said it of the run that was cut off."""
-    if len(runs) > 1 and runs[0].group:
+    """How an interrupted group is finished; of a run that was cut off, not in a pause, it has been said."""
+    if runs[0].group:
         observer.announce(f"All runs of the group that were begun: specdec resume {runs[0].group}")

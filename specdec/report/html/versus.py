@@ -25,7 +25,7 @@ def speedups(v: Versus) -> Picture | None:
         v,
         ("speedups", "B's speedups over A's", "speedup_ratio", "speedup_verdict"),
         "Each run's speedup against plain decoding of its own: what a machine does to every strategy cancels. Right of 1:"
-        " the strategy wins more in B than in A.",
+        " the strategy wins more in B than in A. A verdict takes several launches of both, and a steady machine.",
     )
 
 
