@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 from page import check_page
 
@@ -24,6 +26,7 @@ from specdec.profile import job, plan
 from specdec.profile.bench import Bench, Want
 from specdec.profile.compare import PredictionRow, drift, mismatches, prediction_rows
 from specdec.profile.costs import Costs
+from specdec.profile.jumps import jumps
 from specdec.profile.plan import Setting
 from specdec.profile.predict import Arm, expect, plain_step, predict_steps
 from specdec.profile.spec import ProfileSpec
@@ -40,7 +43,7 @@ from specdec.spec import ModelOptions, check
 from specdec.store import Run
 from specdec.strategy import Strategy
 from specdec.testing.fake import FakeMemory, FakeTarget
-from specdec.types import Draft, FloatArray, Generation, Limits, Sampling, Step, TokenArray
+from specdec.types import PHASES, Draft, FloatArray, Generation, Limits, Sampling, Step, TokenArray
 from specdec.vram.overheads import EXPERTS_SCRATCH, KERNELS
 
 TEXT = np.random.default_rng(5).integers(0, 20, 600).astype(np.int32)
@@ -505,6 +508,48 @@ def test_the_page_holds_the_figures(clock: Time, recurrent: bool) -> None:
         assert drawn.picture(name, "png").startswith(b"\x89PNG")
     with pytest.raises(SpecdecError, match="nothing to show in the picture prompts"):
         drawn.picture("prompts", "svg")
+
+
+def _with_curve(profile: Profile, milliseconds: dict[int, float], wobble: float) -> Profile:
+    """The same, where plain passes over n tokens take so long, more or less by ``wobble``."""
+    run = copy.deepcopy(profile.run)
+    lengths = sorted(milliseconds)
+    steps = [s for s in run.samples if s["kind"] == "steps" and (s["strategy"], s["snapshots"]) == (plan.TEXT, 0)]
+    run.samples[:] = [s for s in run.samples if s not in steps]
+    for first in (s for s in steps if s["series"] == "constant" and s["round"] == 0):
+        drafted = [n - 1 for n in lengths for _ in range(9)]
+        took = [milliseconds[n] * 1e3 * (1 + wobble * (i - 4) / 4) for n in lengths for i in range(9)]
+        phases = {p: [0.0] * len(drafted) for p in PHASES} | {"verify": took}
+        body = {"drafted": drafted, "accepted": [0] * len(drafted), "counted": [True] * len(drafted)}
+        run.samples.append({**first, **body, "start": [first["start"][0]] * len(drafted), "phase_us": phases})
+    return Profile(run)
+
+
+@pytest.mark.parametrize(
+    ("curve", "wobble", "said"),
+    [
+        (
+            {1: 10, 2: 15, 31: 160, 32: 500},
+            0.0,
+            ["A pass of 32 tokens takes 3.1 times one of 31 (500.0 and 160.0 ms, "],
+        ),
+        ({1: 10, 2: 15, 31: 160, 32: 100}, 0.0, ["a draft of 31 tokens is cheaper than one of 30."]),
+        ({1: 10, 2: 15, 16: 90, 33: 490}, 0.0, ["somewhere between lies a step. See where: --lengths 16..33."]),
+        ({1: 10, 2: 20, 16: 160, 33: 330}, 0.0, []),
+        ({1: 10, 2: 15, 31: 160, 32: 500}, 0.9, []),
+        ({1: 10, 2: 15, 31: 160, 32: 100}, 0.5, []),
+        ({1: 10, 2: 15, 31: 160, 32: 150}, 0.0, []),
+    ],
+)
+def test_steps_of_the_curve_are_told(clock: Time, curve: dict[int, float], wobble: float, said: list[str]) -> None:
+    profile = _with_curve(measured(clock, False), curve, wobble)
+    lines = [jump.line for jump in jumps(profile) if jump.depth == DEPTHS[0]]
+    assert len(lines) == len(said)
+    assert all(part in line for part, line in zip(said, lines, strict=True))
+    assert [line in tables.as_text(profile.run) for line in lines] == [True] * len(lines)
+    page = write.of_profile(profile.run).render()
+    assert ("Steps of the cost curve" in page) == bool(said)
+    assert len(orjson.loads(tables.as_json(profile.run))["jumps"]) == len(said) * len(DEPTHS)
 
 
 def test_uniform_law() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import orjson
 from tabulate import tabulate
 
 from specdec.profile.costs import Costs
+from specdec.profile.jumps import jumps
 from specdec.profile.plan import TEXT, sweeps
 from specdec.profile.predict import expect, lengths_of
 from specdec.profile.stored import Key, Profile
@@ -41,6 +43,7 @@ def as_json(run: Run) -> str:
         "curves": [_curve_json(key, depth, c) for key, depths in profile.costs.items() for depth, c in depths.items()],
         "best": _objects(*best_table(profile)),
         "drafting": _objects(*drafting_table(profile)),
+        "jumps": [asdict(jump) for jump in jumps(profile)],
     }
     return orjson.dumps(body, option=orjson.OPT_INDENT_2).decode()
 
@@ -72,6 +75,8 @@ def _report(profile: Profile, style: str) -> str:
     if profile.lines("checkpoint"):
         parts.append(_section("Saving and restoring the recurrent state", *checkpoint_table(profile), style))
     parts.append(_section("Prompts, tok/s", *prompt_table(profile), style))
+    if steps := [jump.line for jump in jumps(profile)]:
+        parts.append("\n".join(steps))
     warnings = [f"warning: {line}" for line in unsteady(profile)]
     return "\n\n".join([*parts, "\n".join([*notes(profile), *warnings])])
 
