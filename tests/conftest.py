@@ -7,7 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from timed import Time
 
+from specdec import clock as clock_module
+from specdec import decode
+from specdec.profile import bench
 from specdec.testing.nano import write_nano
 
 
@@ -18,6 +22,15 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "80")
     return tmp_path
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Time:
+    """The loop's clock moves where the toy target says that something takes time, and nowhere else."""
+    time = Time()
+    for module in (clock_module, decode, bench):
+        monkeypatch.setattr(module, "perf_counter", time)
+    return time
 
 
 @pytest.fixture(scope="session")
