@@ -95,7 +95,7 @@ class RunSpec(Checked):
     n_predict: int = Field(256, ge=1)
     repeats: int = Field(1, ge=1)
     launches: int = Field(1, ge=1)
-    launch_pause: float = Field(0.0, ge=0.0, allow_inf_nan=False)
+    launch_pause: float = Field(0.0, ge=0.0, le=1440.0, allow_inf_nan=False)
     warmup: int = Field(1, ge=0)
     seed: int = Field(0, ge=0)
     ignore_eos: bool = False
@@ -128,7 +128,8 @@ class RunSpec(Checked):
 
     @model_validator(mode="after")
     def _quick_is_one_round(self) -> RunSpec:
-        if self.quick and (self.launches > 1 or self.repeats > 1 or len(self.engines) > 1):
+        several = self.launches > 1 or self.repeats > 1 or self.launch_pause
+        if self.quick and (several or len(self.engines) > 1):
             raise ValueError("--quick asks each strategy once a prompt: no --repeats, --launches or second engine")
         return self
 

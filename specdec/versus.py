@@ -68,7 +68,7 @@ def versus(a: Run, b: Run, allow_differences: bool = False) -> Versus:
         raise SpecdecError(f"{a.id} and {b.id} share no strategy.", "Compare runs that have one in common.")
     found = _rows(a, arms, mine, theirs)
     moved = None if settings else _plain_moved(a, b, found)
-    apart = all(_are_apart(run) for run in (a, b))
+    apart = moved is not None and _are_apart(a) and _are_apart(b)
     _judge(found, of_speedups=moved is None or apart)
     lines = _lines(a, b, settings, found)
     if moved is not None:
@@ -216,12 +216,14 @@ def _plain_moved(a: Run, b: Run, found: Sequence[_Found]) -> float | None:
 
 def _are_apart(run: Run) -> bool:
     """Whether the run's launches lie so far apart that what a machine does for minutes differs between them, and so is in
-    the intervals."""
+    the intervals. A cell that was tried again later belongs to no launch's time."""
     times: dict[int, list[datetime]] = defaultdict(list)
     for s in run.samples:
+        if not s.get("at"):
+            return False  # a replay, or a run of before times were kept
         times[s.get("launch", 0)].append(datetime.fromisoformat(s["at"]))
-    spans = sorted((min(at), max(at)) for at in times.values())
-    gaps = [later[0] - earlier[1] for earlier, later in pairwise(spans)]
+    launches = sorted(times.values(), key=min)
+    gaps = [min(later) - max(at for at in earlier if at < min(later)) for earlier, later in pairwise(launches)]
     return bool(gaps) and min(gaps) >= _APART
 
 

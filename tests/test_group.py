@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 from pathlib import Path
 
 import orjson
@@ -184,6 +185,14 @@ def test_a_run_of_an_arm_has_its_frontier(runs: list[Run]) -> None:
     page = check_page(write.of_run(alone, None).render())
     assert "frontier" in page.ids
     assert "MiB of VRAM, as planned" in page.data
+
+
+def test_a_group_of_which_a_run_was_redacted_is_not_resumed(stored: Path, runs: list[Run], tmp_path: Path) -> None:
+    copied = shutil.copytree(stored, tmp_path / "copied")
+    file = copied / runs[0].folder.name / "run.json"
+    file.write_bytes(orjson.dumps(runs[0].meta | {"redacted": True, "status": "running"}))
+    with pytest.raises(SpecdecError, match="was redacted: its group cannot be resumed"):
+        CliRunner().invoke(app, ["resume", GROUP, "--results", str(copied)], catch_exceptions=False)
 
 
 def test_what_a_group_is_not(stored: Path, runs: list[Run], tmp_path: Path) -> None:

@@ -157,6 +157,24 @@ def test_bad_input_is_one_line(call: Any, arguments: tuple[str, ...], message: s
     assert len([line for line in err.splitlines() if line.startswith("specdec:")]) == 1
 
 
+def test_two_rounds_are_two_sweeps_and_what_was_cut_off_is_read(call: Any, nano_hybrid: Path) -> None:
+    asked = ("--depths", "32,64", "--lengths", "1,2", "--repeats", "2", "--threads", "1", "--strategies", "none")
+    code, out, err = call("profile", "--target", nano_hybrid, *asked)
+    assert code == 0, err
+    assert "2 rounds in 2 sweeps" in out
+    assert {line.partition(":")[0] for line in err.splitlines() if line.startswith("Sweep")} == {
+        "Sweep 1 of 2", "Sweep 2 of 2"
+    }  # fmt: skip
+    (folder,) = Path("results").iterdir()
+    meta = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(meta | {"status": "running"}))
+    lines = (folder / "samples.jsonl").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if not (json.loads(line)["depth"] == 64 and json.loads(line)["snapshots"])]
+    (folder / "samples.jsonl").write_text("".join(kept))
+    code, out, _ = call("report", "latest")
+    assert (code, "INTERRUPTED" in out, "at 64 tokens" in out) == (0, True, True)
+
+
 def test_models_without_experts_and_depths_beyond_them_are_refused(call: Any, nano_dense: Path) -> None:
     code, _, err = call("profile", "--target", nano_dense, "--experts", *PROFILE)
     assert code == 2

@@ -137,7 +137,6 @@ def test_rounds_without_plain_steps_stay_as_they_were_measured(clock: Time) -> N
         (("context", "threads"), 8, "threads"),
         (("labels", "sampling"), "temp=0.8", "sampling"),
         (("spec", "model"), {"flash_attn": "on"}, "model options"),
-        (("spec", "model"), {"load_mode": "none"}, "model options"),
         (("environment", "ggml_variables"), ["GGML_OP_OFFLOAD_MIN_BATCH=8"], "GGML_* variables"),
     ],
 )
@@ -146,6 +145,20 @@ def test_a_profile_of_other_settings_never_fits(clock: Time, path: tuple[str, st
     run = _run(clock, profile, False)
     run.meta[path[0]] = run.meta[path[0]] | {path[1]: value}
     assert mismatches(run, profile) == [name]
+
+
+@pytest.mark.parametrize(("card", "found"), [("CPU", []), ("RTX", ["load mode"])])
+def test_a_profile_of_a_mapped_file_does_not_fit_a_run_without_on_a_gpu(
+    clock: Time, card: str, found: list[str]
+) -> None:
+    profile = measured(clock, False)
+    run = _run(clock, profile, False)
+    for meta in (profile.meta, run.meta):
+        meta["labels"] = {**meta["labels"], "card": card}
+    run.meta["spec"] = {**run.meta["spec"], "model": {**run.meta["spec"]["model"], "load_mode": "mmap"}}
+    assert mismatches(run, profile) == []
+    run.meta["spec"]["model"]["load_mode"] = "none"
+    assert mismatches(run, profile) == found
 
 
 def _run(clock: Time, profile: Profile, recurrent: bool, stretch: float = 1.0) -> Run:

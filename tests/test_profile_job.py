@@ -43,6 +43,9 @@ def test_snapshots_have_to_fit_beside_all_that_is_open_then(
     kept = job._affordable([curve, plain], spec, model, n_ctx, said.append)
     assert kept == ([curve, plain] if fits else [plain])
     assert [line.split(",")[0] for line in said] == ([] if fits else ["warning: the curve"])
+    drafting = Setting("mtp", None, "auto", 8, (1,))
+    monkeypatch.setattr(job, "_own_bytes", lambda setting, *_: state if setting.strategy == "mtp" else 0)
+    assert job._affordable([drafting], spec, model, n_ctx, said.append) == ([drafting] if fits else [])
 
 
 def test_what_a_strategy_takes_of_the_gpu_counts_without_the_layer_that_is_loaded(
@@ -57,6 +60,12 @@ def test_what_a_strategy_takes_of_the_gpu_counts_without_the_layer_that_is_loade
     weights = sum(i.bytes for i in items if (i.device, i.kind) == ("GPU", "weights"))
     assert weights
     assert job._own_bytes(setting, on_gpu, 4096) == sum(i.bytes for i in items if i.device == "GPU") - weights
+    both = Setting("cascade", Registry().plan(f"cascade(mtp, draft(model={nano_hybrid}))")[1], "auto", 4, (1, 2))
+    draft = (
+        Registry().plan(f"draft(model={nano_hybrid})")[1].build().expected_memory(on_gpu.header, on_gpu.options, 4096)
+    )
+    own = job._own_bytes(setting, on_gpu, 4096) + sum(i.bytes for i in draft if i.device == "GPU")
+    assert job._own_bytes(both, on_gpu, 4096) == own, "the draft model's weights are not loaded yet"
     on_gpu.options = ModelOptions(gpu_layers=0)
     assert job._own_bytes(setting, on_gpu, 4096) == 0
 

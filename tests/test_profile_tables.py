@@ -71,7 +71,11 @@ def _with_curve(profile: Profile, milliseconds: dict[int, float], wobble: float)
             ["A pass of 32 tokens takes 3.1 times one of 31 (500.0 and 160.0 ms, "],
         ),
         ({1: 10, 2: 15, 31: 160, 32: 100}, 0.0, ["a draft of 31 tokens is cheaper than one of 30."]),
-        ({1: 10, 2: 15, 16: 90, 33: 490}, 0.0, ["somewhere between lies a step. See where: --lengths 16..33."]),
+        (
+            {1: 10, 2: 15, 16: 90, 33: 490},
+            0.0,
+            ["somewhere between lies a step. See where: --lengths 16,18,20,"],
+        ),
         ({1: 10, 2: 20, 16: 160, 33: 330}, 0.0, []),
         ({1: 10, 2: 15, 31: 160, 32: 500}, 0.9, []),
         ({1: 10, 2: 15, 31: 160, 32: 100}, 0.5, []),

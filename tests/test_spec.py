@@ -37,6 +37,11 @@ def test_unknown_and_wrong_values_name_the_option() -> None:
         make_spec(target="x", repeats=0)
     with pytest.raises(SpecdecError, match="--launch-pause is a pause between launches"):
         make_spec(target="x", launch_pause=5)
+    for minutes in (-1.0, float("nan"), 1e10):
+        with pytest.raises(SpecdecError, match="--launch-pause: Input should be"):
+            make_spec(target="x", launches=2, launch_pause=minutes)
+    with pytest.raises(SpecdecError, match="--quick asks each strategy once"):
+        make_spec(target="x", quick=True, launch_pause=5)
     with pytest.raises(SpecdecError, match="--ubatch-size"):
         make_spec(target="x", model={"ubatch_size": 1})
     assert make_spec(target="x").sampling == SamplingOptions()

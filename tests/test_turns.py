@@ -9,7 +9,7 @@ import pytest
 from recording import MODEL, Quiet
 
 from specdec.errors import SpecdecError
-from specdec.runner import compare, compare_in_turns, resume, resume_in_turns
+from specdec.runner import compare, compare_in_turns, estimate_seconds, prepare, resume, resume_in_turns
 from specdec.spec import RunSpec, make_spec
 from specdec.store import Run, read_run
 
@@ -120,9 +120,10 @@ def test_launches_may_be_a_pause_apart(nano_dense: Path, monkeypatch: pytest.Mon
     waited: list[float] = []
     monkeypatch.setattr("specdec.runner.run.sleep", waited.append)
     runs = [run_of(nano_dense, n, 2).model_copy(update={"launch_pause": 1.5}) for n in ("one", "two")]
-    observer = Told()
+    observer = Impatient()
+    assert estimate_seconds(prepare(runs[0], observer)) > 90
     compare(runs[0], Path("results"), observer)
-    assert (waited, observer.told("A pause")) == ([90.0], ["A pause of 1.5 min before the next launch"])
+    assert (waited, observer.heads()) == ([90.0], ["A pause"])
     observer = Impatient("Run 2 of 2, launch 2")
     with pytest.raises(KeyboardInterrupt):
         compare_in_turns(runs, Path("turns"), observer, name_of)
@@ -133,6 +134,22 @@ def test_launches_may_be_a_pause_apart(nano_dense: Path, monkeypatch: pytest.Mon
     resume_in_turns(found, observer, name_of)
     assert "A pause" not in observer.heads(), "the first thing it does: whoever resumes has waited"
     assert [launches_of(read_run(run.folder)) for run in found] == [[0, 1]] * 2
+
+
+def test_a_run_that_fails_costs_no_second_pause(nano_dense: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("specdec.runner.run.sleep", waited.append)
+    runs = [run_of(nano_dense, n, 2).model_copy(update={"launch_pause": 1.5}) for n in ("spoilt", "one")]
+    observer = Told(spoils=Path("spoilt.py"))
+    assert compare_in_turns(runs, Path("results"), observer, name_of)[1] == 1
+    assert waited == [90.0]
+
+
+def test_resume_names_the_variable_that_changed(nano_dense: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = compare(run_of(nano_dense, "mine", 2), Path("results"), Told(), launches=1)
+    monkeypatch.setenv("GGML_OP_OFFLOAD_MIN_BATCH", "8")
+    with pytest.raises(SpecdecError, match=r"the value of a GGML_\* variable changed since it was started"):
+        resume(read_run(folder), Told())
 
 
 def test_a_group_that_is_interrupted_in_a_pause_says_how_to_go_on(
@@ -159,7 +176,7 @@ def test_an_interrupted_group_is_finished_in_turns(nano_dense: Path) -> None:
     assert [launches_of(run) for run in found] == [[0, 1], [0]]
     observer = Told()
     assert resume_in_turns(found, observer, name_of) == 0
-    assert [line.partition(",")[2] for line in observer.told("Run ")][-3:] == [
+    assert [line.partition(",")[2] for line in observer.told("Run ")] == [
         " launch 2 of 3: two", " launch 3 of 3: one", " launch 3 of 3: two"
     ]  # fmt: skip
     assert [launches_of(read_run(run.folder)) for run in found] == [[0, 1, 2]] * 2

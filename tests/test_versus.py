@@ -76,6 +76,44 @@ def test_a_machine_that_moved_leaves_no_verdict_on_speedups_unless_launches_were
         assert "no verdict" in verdict(*minutes)[1]
     assert verdict(10, 6)[0] == "faster"
     assert "in the intervals" in verdict(10, 6)[1]
+    ours, theirs = launched(run, 0.001, 10), launched(faster, 0.001, 10)
+    again = {
+        **theirs.samples[3],
+        "at": (datetime.fromisoformat(theirs.samples[-1]["at"]) + timedelta(days=1)).isoformat(),
+    }
+    assert versus_of_mtp(ours, Run(run.folder, theirs.meta, [*theirs.samples, again]))[0] == "faster", (
+        "tried again later"
+    )
+    for s in theirs.samples:
+        if s["launch"] == 2:
+            s["at"] = (datetime.fromisoformat(s["at"]) - timedelta(minutes=9)).isoformat()
+    assert versus_of_mtp(ours, theirs)[0] == "cannot tell", "the last two launches lie close together"
+    for s in theirs.samples:
+        s["at"] = None
+    assert versus_of_mtp(ours, theirs) == ("cannot tell", True), "of before times were kept"
+
+
+def test_another_machine_or_other_settings_may_move_plain_decoding(run: Run) -> None:
+    ours, theirs = (launched(r, 0.001) for r in (run, changed(changed(run, 1.1), 1.2, "mtp")))
+    assert versus_of_mtp(ours, theirs) == ("cannot tell", True)
+    theirs.meta["environment"]["cpu"] = "Another CPU"
+    assert versus_of_mtp(ours, theirs) == ("faster", False)
+    theirs.meta["environment"]["cpu"] = ours.meta["environment"]["cpu"]
+    theirs.meta["context"]["threads"] = 16
+    assert versus_of_mtp(ours, theirs) == ("faster", False)
+
+
+def test_a_pause_between_launches_is_no_setting_but_named(run: Run) -> None:
+    other = changed(run)
+    other.meta["spec"]["launch_pause"] = 10.0
+    assert "- minutes between launches: 0.0 / 10.0" in report.as_text(versus(run, other))
+
+
+def versus_of_mtp(ours: Run, theirs: Run) -> tuple[str, bool]:
+    """The verdict on its speedup, and whether a line tells of plain decoding."""
+    got = versus(ours, theirs, allow_differences=True)
+    row = next(r for r in got.rows if (r["strategy"], r["workload"]) == ("mtp", "all"))
+    return row["speedup_verdict"], any(line.startswith("Plain decoding ran at 1.10") for line in got.lines)
 
 
 def test_repeats_and_order_need_not_match(run: Run) -> None:

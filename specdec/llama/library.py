@@ -16,6 +16,7 @@ import sys
 import warnings
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -101,8 +102,9 @@ def _last_words(message: bytes) -> NoReturn:
     said = [line.strip() for line in log.text("error")[-4:] if "CUDA error" in line or tells_of_memory(line)]
     why = ": ".join([message.decode("utf-8", "replace").strip(), *said[-1:]]).rstrip(".")
     hint = " Take a smaller context, or keep more of the model in RAM." if tells_of_memory(why) else ""
-    sys.stdout.flush()
-    print(f"specdec: llama.cpp ended the program: {why}.{hint}", file=sys.stderr, flush=True)
+    with suppress(Exception):  # it may be closed, or another thread's to write
+        sys.stdout.flush()
+    os.write(2, f"specdec: llama.cpp ended the program: {why}.{hint}\n".encode())
     os._exit(1)
 
 
@@ -183,10 +185,12 @@ def ggml_function(name: str, result: Any, arguments: list[Any]) -> Any:
 
 def _of_ggml(lib: Any, name: str) -> Any:
     """A function of ggml or None; Windows looks into the named library only, so there ggml's own are asked."""
+    own = getattr(lib, name, None)
+    if own is not None:
+        return own
     folder = Path(str(lib._name)).resolve().parent
-    files = [f for stem in ("ggml-base", "ggml", "ggml-cpu") for f in folder.glob(f"*{stem}.dll")]
-    libraries = [lib, *(ctypes.CDLL(str(f)) for f in files)]
-    return next((f for each in libraries if (f := getattr(each, name, None)) is not None), None)
+    files = (f for stem in ("ggml-base", "ggml", "ggml-cpu") for f in folder.glob(f"*{stem}.dll"))
+    return next((f for file in files if (f := getattr(ctypes.CDLL(str(file)), name, None)) is not None), None)
 
 
 def cpu_has_amx(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:

@@ -31,10 +31,10 @@ _CHATML = (
 )
 _LOAD_MODES = {"auto": -1, "none": 0, "mmap": 1}
 COPIED_EXPERTS = (
-    "passes of 32 tokens and more, prompts too, copy the experts in RAM to the GPU, out of a mapped file 3 to 5 times as"
-    " slowly as with --no-mmap (docs/findings.md)"
+    "experts in RAM: passes of 32 tokens and more, prompts too, copy them to the GPU, which is slow out of a mapped file"
+    " (3 to 5 times as slow on one H100, docs/findings.md): use --no-mmap where RAM holds them"
 )
-"""What llama.cpp's own warning means; measured on one machine."""
+"""What llama.cpp's own warning means."""
 _MAPPED_EXPERTS = "tensor overrides to CPU are used with mmap enabled"
 """What llama.cpp's log says once (llama-model-loader.cpp)."""
 EXPERTS = r"blk\.({layers})\.ffn_(up|down|gate|gate_up)_(ch|)exps"
@@ -93,7 +93,8 @@ class LlamaModel:
         if not self.handle:
             raise _load_error(path)
         self._buffers = buffers(log.text())
-        if runs_on_gpu(options) and any(_MAPPED_EXPERTS in line for line in log.text("warn")):
+        mapped = any(_MAPPED_EXPERTS in line for line in log.text("warn"))
+        if mapped and options.op_offload and runs_on_gpu(options):
             warnings.warn(f"{COPIED_EXPERTS}.", stacklevel=2)
         self.vocab = L.llama_model_get_vocab(self.handle)
         self.n_vocab = int(L.llama_vocab_n_tokens(self.vocab))

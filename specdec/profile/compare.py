@@ -22,7 +22,7 @@ CLEAR = 0.05
 """Speedups further than this from 1 are expected to be predicted on the right side of 1."""
 _OF_A_DRAFT = frozenset({"n_max", "n_min", "p_min", "model"})
 """Options that change how much is drafted, not what a draft token costs; the model is compared by its header."""
-_NOT_COSTS = frozenset({"ctx_size", "threads"})
+_NOT_COSTS = frozenset({"ctx_size", "threads", "load_mode"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +203,7 @@ def _settings(meta: dict[str, Any]) -> dict[str, Any]:
         "threads": meta["context"]["threads"],
         "sampling": meta["labels"]["sampling"],
         "counting experts": meta["spec"].get("count_experts", False),
+        "load mode": model.get("load_mode") == "none" and meta["labels"]["card"] != "CPU",  # to a CPU it is all one
         "GGML_* variables": machine.get("ggml_variables", []),
         "model options": {k: v for k, v in model.items() if k not in _NOT_COSTS},
     }

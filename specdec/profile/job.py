@@ -23,6 +23,7 @@ from specdec.registry import Planned, Registry, default_strategies
 from specdec.rollback import SNAPSHOT_RESERVE, snapshots_short_of
 from specdec.runner.cap import Cap, hold_cap
 from specdec.types import Sampling, TokenArray
+from specdec.vram import memory as parts
 from specdec.vram.overheads import DENSE_SCRATCH, EXPERTS_SCRATCH, KERNELS
 from specdec.workloads import load_prompts
 
@@ -108,6 +109,8 @@ def _affordable(settings: list[Setting], spec: ProfileSpec, model: LlamaModel, n
     """Those whose snapshots fit beside the model and everything else that is open then: the target's context, the
     strategy's own, and for the curve the state that checkpoints on the device keep. In a run ``auto`` would take
     checkpoints instead; here the setting is left out."""
+    if not any(s.snapshots for s in settings):
+        return settings
     target = LlamaTarget(model, n_ctx)
     buffers = target.buffers
     target.close()
@@ -135,9 +138,12 @@ def _own_bytes(setting: Setting, model: LlamaModel, n_ctx: int) -> int:
     if setting.planned is None or not runs_on_gpu(model.options):
         return 0
     strategy = setting.planned.build()
-    loaded = "mtp_layer" in strategy.needs
-    items = strategy.expected_memory(model.header, model.options, n_ctx)
-    return sum(i.bytes for i in items if i.device == "GPU" and not (loaded and i.kind == "weights"))
+    try:
+        items = strategy.expected_memory(model.header, model.options, n_ctx)
+    except SpecdecError:
+        return 0  # an architecture of which the planner does not know the memory: only the snapshots are looked at
+    loaded = parts.mtp_weights(model.header, model.options) if "mtp_layer" in strategy.needs else []
+    return parts.on(parts.GPU, items) - parts.on(parts.GPU, loaded)
 
 
 def _first_look(model: LlamaModel) -> tuple[float, float]:

@@ -35,18 +35,20 @@ class Jump:
             f" ({self.longer_s * 1e3:.1f} and {self.shorter_s * 1e3:.1f} ms, {self.depth:,} tokens deep)"
         )
         if self.longer > self.shorter + 1:
-            return f"{said}: somewhere between lies a step. See where: --lengths {self.shorter}..{self.longer}."
+            lengths = ",".join(
+                str(n) for n in range(self.shorter, self.longer + 1, -(-(self.longer - self.shorter) // 16))
+            )
+            return f"{said}: somewhere between lies a step. See where: --lengths {lengths}."
         word = "costs that much more" if self.longer_s > self.shorter_s else "is cheaper"
-        return f"{said}: a draft of {self.shorter} tokens {word} than one of {self.shorter - 1}."
+        than = f"one of {self.shorter - 1}" if self.shorter > 1 else "none"
+        return f"{said}: a draft of {self.shorter} {'tokens' if self.shorter > 1 else 'token'} {word} than {than}."
 
 
 def jumps(profile: Profile) -> list[Jump]:
     """Of plain target passes after passes of the same length, in their order; what the spreads explain is none."""
     found = []
     for depth in profile.depths:
-        points = profile.plain()[depth].verify_points
-        curve = sorted((points[True] or points[False]).items())
-        for (shorter, a), (longer, b) in pairwise(curve):
+        for (shorter, a), (longer, b) in pairwise(sorted(profile.curve(depth).items())):
             dearer = b.low > a.high * DEARER * longer / shorter
             cheaper = b.high < a.low * CHEAPER
             if dearer or cheaper:

@@ -105,10 +105,10 @@ def _priced(f: Fit, plain: Fit) -> str:
 def _mapped(on_card: list[Fit]) -> list[str]:
     """What a mapped file costs where experts lie in RAM; nothing where none do, or the file is not mapped."""
     most = max((f for f in on_card if f.fits), key=lambda f: f.options.n_cpu_moe, default=None)
-    if most is None or not most.options.n_cpu_moe or most.options.load_mode == "none":
+    if most is None or not (most.options.n_cpu_moe and most.options.op_offload) or most.options.load_mode == "none":
         return []
     weights = sum(i.bytes for i in most.items if (i.device, i.kind) == (CPU, "weights"))
-    return [f"warning: {COPIED_EXPERTS}. That takes {weights / 1e9:.1f} GB of RAM which cannot be given back."]
+    return [f"warning: {COPIED_EXPERTS} ({weights / 1e9:.1f} GB, which then cannot be given back)."]
 
 
 def _plan(f: Fit, target: str, threads: int) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def curve_table(profile: Profile, depth: int) -> Cells:
     plain = profile.plain()[depth].verify_points
     same, other = plain[True] or plain[False], plain[False]
     most, curves = max(profile.by_snapshots().items())
-    kept = curves[depth].verify_points[True] if most else {}
+    kept = curves[depth].verify_points[True] if most and depth in curves else {}  # a profile may be cut off
     base = same[1].median
     lengths = sorted(same | other)
     extra, heads = expert_columns(profile, depth, lengths)

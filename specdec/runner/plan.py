@@ -130,7 +130,10 @@ def _arm(plan: Plan, arm: Arm) -> dict[str, Any]:
     return {**named, "snapshots": arm.snapshots, **own}
 
 
-_IDENTITY = ("prompts", "recording", "strategies", "model file", "machine", "number of snapshots that fit into memory")
+_IDENTITY = (
+    "prompts", "recording", "strategies", "model file", "machine", "value of a GGML_* variable",
+    "number of snapshots that fit into memory",
+)  # fmt: skip
 
 
 def what_changed(before: dict[str, Any], now: dict[str, Any]) -> str | None:
@@ -145,6 +148,7 @@ def _identity(meta: dict[str, Any], what: str) -> Any:
         "recording": (meta.get("teacher") or {}).get("sha256"),
         "strategies": meta["strategies"],
         "model file": meta["model"]["header_sha256"],
-        "machine": (machine["cpu"], meta["labels"]["card"], machine["packages"], machine.get("ggml_variables")),
+        "machine": (machine["cpu"], meta["labels"]["card"], machine["packages"]),
+        "value of a GGML_* variable": machine.get("ggml_variables"),
         "number of snapshots that fit into memory": meta["arms"],
     }[what]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import datetime, timedelta
 from pathlib import Path
 from time import sleep
 
@@ -86,7 +87,8 @@ def pause(spec: RunSpec, observer: Observer) -> None:
     """Wait between two launches, as long as the run asks for: what changes meanwhile (temperature, other programs,
     neighbours on a shared machine) is then part of what differs between launches, and of the intervals."""
     if spec.launch_pause:
-        observer.announce(f"A pause of {spec.launch_pause:g} min before the next launch")
+        until = datetime.now() + timedelta(minutes=spec.launch_pause)
+        observer.announce(f"A pause of {spec.launch_pause:g} min before the next launch, until {until:%H:%M}")
         sleep(60 * spec.launch_pause)
 
 

@@ -13,6 +13,7 @@ from specdec.spec import RunSpec
 from specdec.store import Run, read_run
 
 Name = Callable[[RunSpec], str]
+_CELL = ("engine", "strategy", "rollback", "prompt", "repeat", "warmup")
 
 
 def compare_in_turns(runs: list[RunSpec], results: Path, observer: Observer, name: Name) -> tuple[list[Path], int]:
@@ -41,35 +42,33 @@ def _in_turns(
             if i in failed or launch > run.launches:
                 continue
             begun = read_run(folders[i]) if i in folders else None
-            made = _launches(begun) if begun else 0
-            if launch < made or (begun and begun.finished):
+            made, whole = _launches(begun) if begun else (0, True)
+            if begun and launch < made + whole and (launch < run.launches or begun.finished):
                 continue
             turn = f", launch {launch} of {run.launches}" if run.launches > 1 else ""
             try:
                 if launched not in (0, launch) and launch > made:
                     pause(run, observer)
+                launched = launch
                 observer.announce(f"Run {i + 1} of {len(runs)}{turn}: {name(run)}")
                 if begun:
                     resume(begun, observer, launches=launch)
                 else:
                     folders[i] = compare(run, results, observer, launches=launch)
-                if begun is None or len(read_run(folders[i]).samples) > len(begun.samples):
-                    launched = launch  # not where all of it had been done: that takes no time
             except SpecdecError as error:
                 observer.announce(f"FAIL {name(run)}: {error}")
                 failed.add(i)
             except KeyboardInterrupt:
-                _tell(runs, observer)
+                if folders and run.group:  # of a run that was cut off, not in a pause, it has been said
+                    observer.announce(f"All runs of the group that were begun: specdec resume {run.group}")
                 raise
     return [folders[i] for i in sorted(folders)], len(failed)
 
 
-def _launches(run: Run) -> int:
-    """How many launches of a run were begun."""
-    return 1 + max((int(s["launch"]) for s in run.samples), default=-1)
-
-
-def _tell(runs: list[RunSpec], observer: Observer) -> None:
-    """How an interrupted group is finished; of a run that was cut off, not in a pause, it has been said."""
-    if runs[0].group:
-        observer.announce(f"All runs of the group that were begun: specdec resume {runs[0].group}")
+def _launches(run: Run) -> tuple[int, bool]:
+    """How many launches of a run were begun, and whether the last of them has all its cells. (Of conversations that is not
+    said: the last one may lack turns. Then the launch is taken up, if for nothing.)"""
+    last = max((int(s["launch"]) for s in run.samples), default=-1)
+    cells = {tuple(s[k] for k in _CELL) for s in run.samples if s["launch"] == last}
+    single = all(p["turns"] == 1 for p in run.meta["prompts"])
+    return last + 1, single and len(cells) == run.meta["cells"] / run.meta["spec"]["launches"]
