@@ -46,6 +46,7 @@ def test_snapshots_have_to_fit_beside_all_that_is_open_then(
     drafting = Setting("mtp", None, "auto", 8, (1,))
     monkeypatch.setattr(job, "_own_bytes", lambda setting, *_: state if setting.strategy == "mtp" else 0)
     assert job._affordable([drafting], spec, model, n_ctx, said.append) == ([drafting] if fits else [])
+    model.close()
 
 
 def test_what_a_strategy_takes_of_the_gpu_counts_without_the_layer_that_is_loaded(
@@ -68,6 +69,7 @@ def test_what_a_strategy_takes_of_the_gpu_counts_without_the_layer_that_is_loade
     assert job._own_bytes(both, on_gpu, 4096) == own, "the draft model's weights are not loaded yet"
     on_gpu.options = ModelOptions(gpu_layers=0)
     assert job._own_bytes(setting, on_gpu, 4096) == 0
+    on_gpu.close()
 
 
 def test_the_settings_are_gone_through_as_often_as_there_are_rounds() -> None:
