@@ -23,8 +23,14 @@ SCHEMA = 2
 
 Sample = dict[str, Any]
 
-_KEY = ("engine", "strategy", "rollback", "prompt", "turn", "repeat", "launch", "warmup")
+_CELL = ("engine", "strategy", "rollback", "prompt", "repeat", "launch", "warmup")
+_KEY = (*_CELL, "turn")
 """Names a generation; where one stands twice (a conversation run again after a kill), the later counts."""
+
+
+def cell_key(sample: Sample) -> tuple[Any, ...]:
+    """Names the cell that a generation belongs to: the turns of a conversation are one."""
+    return tuple(sample[k] for k in _CELL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,7 +140,11 @@ def _installed_version() -> str:
 
 def library_folder() -> Path:
     """Where the loaded libllama lies."""
-    return Path(str(_handle()._name)).resolve().parent
+    return _folder_of(_handle())
+
+
+def _folder_of(lib: Any) -> Path:
+    return Path(str(lib._name)).resolve().parent
 
 
 def _handle() -> Any:
@@ -188,8 +192,7 @@ def _of_ggml(lib: Any, name: str) -> Any:
     own = getattr(lib, name, None)
     if own is not None:
         return own
-    folder = Path(str(lib._name)).resolve().parent
-    files = (f for stem in ("ggml-base", "ggml", "ggml-cpu") for f in folder.glob(f"*{stem}.dll"))
+    files = (f for stem in ("ggml-base", "ggml", "ggml-cpu") for f in _folder_of(lib).glob(f"*{stem}.dll"))
     return next((f for file in files if (f := getattr(ctypes.CDLL(str(file)), name, None)) is not None), None)
 
 

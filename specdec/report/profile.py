@@ -95,8 +95,7 @@ def _head(profile: Profile) -> str:
 
 def curve_table(profile: Profile, depth: int) -> Cells:
     """n, T(n), C(n), the same after a pass of another length, the same with snapshots, distinct experts."""
-    plain = profile.plain()[depth].verify_points
-    same, other = plain[True] or plain[False], plain[False]
+    same, other = profile.curve(depth), profile.plain()[depth].verify_points[False]
     most, curves = max(profile.by_snapshots().items())
     kept = curves[depth].verify_points[True] if most and depth in curves else {}  # a profile may be cut off
     base = same[1].median

@@ -15,7 +15,7 @@ from specdec.report.machine import machine_notes
 from specdec.report.memory import memory_table
 from specdec.report.names import row_name
 from specdec.report.notes import notes
-from specdec.store import Run
+from specdec.store import Run, cell_key
 from specdec.types import PHASES, Row
 from specdec.why import Costs
 
@@ -99,8 +99,7 @@ def head(run: Run) -> str:
     if meta.get("group"):
         lines.append(f"Arm of a comparison of cards: {labels['arm']}. All of it: specdec report {meta['group']}")
     if not run.finished:
-        named = ("engine", "strategy", "rollback", "prompt", "repeat", "launch", "warmup")
-        done = len({tuple(s[k] for k in named) for s in run.samples})
+        done = len({cell_key(s) for s in run.samples})
         lines.append(f"INTERRUPTED: {done} of {meta['cells']} cells are there. Finish it: specdec resume {run.folder}")
     return "\n".join(lines)
 

@@ -14,7 +14,7 @@ from specdec.runner.order import WARMUP_TOKENS, CellKey
 from specdec.runner.plan import Observer, Plan, describe, prepare, what_changed
 from specdec.runner.schedule import Schedule
 from specdec.spec import RunSpec
-from specdec.store import Run, RunWriter, Sample, create, reopen
+from specdec.store import Run, RunWriter, Sample, cell_key, create, reopen
 from specdec.types import Limits
 
 
@@ -61,7 +61,7 @@ def _done(run: Run, plan: Plan, retry_failed: bool) -> set[CellKey]:
     seen: Counter[CellKey] = Counter()
     failed: set[CellKey] = set()
     for s in run.samples:
-        key = tuple(s[k] for k in ("engine", "strategy", "rollback", "prompt", "repeat", "launch", "warmup"))
+        key = cell_key(s)
         seen[key] += 1
         if s["status"] != "ok":
             failed.add(key)

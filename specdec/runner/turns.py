@@ -10,10 +10,9 @@ from specdec.errors import SpecdecError
 from specdec.runner.plan import Observer
 from specdec.runner.run import compare, pause, resume
 from specdec.spec import RunSpec
-from specdec.store import Run, read_run
+from specdec.store import Run, cell_key, read_run
 
 Name = Callable[[RunSpec], str]
-_CELL = ("engine", "strategy", "rollback", "prompt", "repeat", "warmup")
 
 
 def compare_in_turns(runs: list[RunSpec], results: Path, observer: Observer, name: Name) -> tuple[list[Path], int]:
@@ -69,6 +68,6 @@ def _launches(run: Run) -> tuple[int, bool]:
     """How many launches of a run were begun, and whether the last of them has all its cells. (Of conversations that is not
     said: the last one may lack turns. Then the launch is taken up, if for nothing.)"""
     last = max((int(s["launch"]) for s in run.samples), default=-1)
-    cells = {tuple(s[k] for k in _CELL) for s in run.samples if s["launch"] == last}
+    cells = {cell_key(s) for s in run.samples if s["launch"] == last}
     single = all(p["turns"] == 1 for p in run.meta["prompts"])
     return last + 1, single and len(cells) == run.meta["cells"] / run.meta["spec"]["launches"]
