@@ -7,7 +7,6 @@ killed run stays readable: a torn last line is dropped on reading.
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -78,9 +77,16 @@ class RunWriter:
         _write_meta(self.folder, self.meta)
 
 
+def new_id() -> str:
+    """Date, time and the 65,536ths of the second in hexadecimal: names made one after the other sort in that order, also
+    within a second."""
+    now = datetime.now()
+    return f"{now:%Y%m%d-%H%M%S}-{now.microsecond * 65536 // 1_000_000:04x}"
+
+
 def create(results: Path, meta: dict[str, Any]) -> RunWriter:
     """A new run under ``results``, status ``started``."""
-    run_id = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    run_id = new_id()
     folder = results / run_id
     try:
         folder.mkdir(parents=True)

@@ -10,7 +10,7 @@ import pytest
 from specdec.errors import SpecdecError
 from specdec.metrics import rows
 from specdec.profile.stored import Profile
-from specdec.store import create, find_run, read_run, reopen
+from specdec.store import create, find_group, find_run, read_run, reopen
 
 
 def sample(n: int) -> dict[str, object]:
@@ -106,11 +106,14 @@ def test_find_by_id_beginning_latest_and_path(run: Path) -> None:
         find_run(common, results)
 
 
-def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
-    writers = [create(tmp_path, {}) for _ in range(5)]
-    assert len({w.folder for w in writers}) == 5
+def test_runs_of_one_second_have_folders_of_their_own_and_sort_as_they_were_started(tmp_path: Path) -> None:
+    """Else ``latest`` would be any of them, and a group would be resumed in another order."""
+    writers = [create(tmp_path, {"group": "g"}) for _ in range(20)]
     for w in writers:
         w.__exit__()
+    folders = [w.folder for w in writers]
+    assert folders == sorted(set(folders)) == find_group("g", tmp_path)
+    assert find_run("latest", tmp_path) == folders[-1]
 
 
 def test_a_results_folder_that_cannot_be_made(tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +28,7 @@ def compare_cards(
 
     _refuse(spec)
     spec, _ = settled(spec)
-    group = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    group = store.new_id()
     with watched(spec.target if watch else "") as observer:
         runs = lay_out(spec, parse_cards(cards, reserve), group, observer.announce)
         for i, run in enumerate(runs, 1):
