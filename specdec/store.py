@@ -1,4 +1,5 @@
-"""A run on disk: ``results/<run_id>/run.json`` and ``samples.jsonl``, one line a generation, synced as it is written.
+"""A run on disk: ``results/<run_id>/run.json`` and ``samples.jsonl``, one line a generation, synced as it is written; of
+a group of runs what is planned, ``results/<group>/group.json``.
 
 Nothing is overwritten: samples are appended, and run.json changes only its status and what was added at the end. A
 killed run stays readable: a torn last line is dropped on reading.
@@ -74,7 +75,7 @@ class RunWriter:
     def finish(self, **added: Any) -> None:
         """Every planned generation is there; ``added`` joins run.json."""
         self.meta |= added | {"status": "finished", "finished_at": _now()}
-        _write_meta(self.folder, self.meta)
+        _write_json(self.folder / "run.json", self.meta)
 
 
 def new_id() -> str:
@@ -87,15 +88,9 @@ def new_id() -> str:
 def create(results: Path, meta: dict[str, Any]) -> RunWriter:
     """A new run under ``results``, status ``started``."""
     run_id = new_id()
-    folder = results / run_id
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise SpecdecError(
-            f"--results {results}: cannot be written: {error.strerror}.", "Name another folder."
-        ) from error
+    folder = _new_folder(results, run_id)
     meta = {"schema": SCHEMA, "run_id": run_id, "status": "started", "started_at": _now(), **meta}
-    _write_meta(folder, meta)
+    _write_json(folder / "run.json", meta)
     return RunWriter(folder, meta)
 
 
@@ -117,11 +112,33 @@ def find_run(name: str, results: Path) -> Path:
     return matching[0]
 
 
-def find_group(name: str, results: Path) -> list[Path]:
-    """Folders of the runs of a group (``compare --card``) in the order they were started, by its id, or by its unique
-    beginning where no run's id begins so; empty where there is none."""
-    groups: dict[str, list[tuple[str, Path]]] = {}
-    for path in sorted(results.glob("*/run.json")) if results.is_dir() and name else []:
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Runs that are compared with each other (``compare --card``).
+
+    ``specs``: what was planned, in its order; empty where only runs are there (earlier versions kept no more). ``folders``:
+    those that were begun, in the order they were started.
+    """
+
+    folder: Path
+    specs: list[dict[str, Any]]
+    folders: list[Path]
+
+
+def plan_group(results: Path, group: str, specs: list[dict[str, Any]]) -> None:
+    """Keep what a group will run, before any of it has begun."""
+    folder = _new_folder(results, group)
+    _write_json(folder / "group.json", {"schema": SCHEMA, "group": group, "specs": specs})
+
+
+def find_group(name: str, results: Path) -> Group | None:
+    """By its folder or its id, or by the id's unique beginning where no run's id begins so; None where there is none."""
+    if not name:
+        return None
+    if Path(name).name != name:
+        results, name = Path(name).parent, Path(name).name
+    groups: dict[str, list[tuple[str, Path]]] = {path.parent.name: [] for path in results.glob("*/group.json")}
+    for path in results.glob("*/run.json"):
         try:
             meta = orjson.loads(path.read_bytes())
         except (OSError, orjson.JSONDecodeError):
@@ -130,21 +147,16 @@ def find_group(name: str, results: Path) -> list[Path]:
             groups.setdefault(meta["group"], []).append((meta.get("started_at", ""), path.parent))
     matching = [name] if name in groups else [g for g in groups if g.startswith(name)]
     if len(matching) != 1 or (name not in groups and any(results.glob(f"{name}*/run.json"))):
-        return []
-    return [folder for _, folder in sorted(groups[matching[0]])]
+        return None
+    folder = results / matching[0]
+    specs = _read_json(folder / "group.json")["specs"] if folder.is_dir() else []
+    return Group(folder, specs, [run for _, run in sorted(groups[matching[0]])])
 
 
 def read_run(folder: Path) -> Run:
     """Read a run; refuses an unknown schema."""
-    try:
-        meta = orjson.loads((folder / "run.json").read_bytes())
-    except (OSError, orjson.JSONDecodeError) as error:
-        raise SpecdecError(f"{folder / 'run.json'} cannot be read: {error}.", "Is this the folder of a run?") from error
-    schema = meta.get("schema")
-    if schema not in (1, SCHEMA):
-        raise SpecdecError(
-            f"{folder}: was written in schema {schema}, this specdec reads schemas 1 to {SCHEMA}.", "Update specdec."
-        )
+    meta = _read_json(folder / "run.json")
+    schema = meta["schema"]
     samples = _samples(folder / "samples.jsonl")
     if meta.get("kind") == "profile":  # its lines are no generations
         return Run(folder, meta, list(samples))
@@ -188,10 +200,35 @@ def _drop_torn_line(path: Path) -> None:
                 file.truncate(whole)
 
 
-def _write_meta(folder: Path, meta: dict[str, Any]) -> None:
-    new = folder / "run.json.new"
-    new.write_bytes(orjson.dumps(meta, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY))
-    os.replace(new, folder / "run.json")
+def _new_folder(results: Path, name: str) -> Path:
+    folder = results / name
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise SpecdecError(
+            f"--results {results}: cannot be written: {error.strerror}.", "Name another folder."
+        ) from error
+    return folder
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A run's or a group's own file; refuses an unknown schema."""
+    try:
+        read: dict[str, Any] = orjson.loads(path.read_bytes())
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise SpecdecError(f"{path} cannot be read: {error}.", "Is this the folder of a run?") from error
+    if (schema := read.get("schema")) not in (1, SCHEMA):
+        raise SpecdecError(
+            f"{path.parent}: was written in schema {schema}, this specdec reads schemas 1 to {SCHEMA}.",
+            "Update specdec.",
+        )
+    return read
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    new = path.with_name(f"{path.name}.new")
+    new.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY))
+    os.replace(new, path)
 
 
 def _now() -> str:

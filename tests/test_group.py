@@ -19,7 +19,7 @@ from specdec.errors import SpecdecError
 from specdec.groups import group_rows
 from specdec.report import group
 from specdec.report.html import write
-from specdec.store import Run
+from specdec.store import Run, find_group, plan_group, read_run
 
 EMULATED = f"emulated 8 GB ({GPU}, capped)"
 
@@ -39,9 +39,10 @@ def stored(tmp_path_factory: pytest.TempPathFactory, shapes: tuple[Path, Path]) 
 
 @pytest.fixture(scope="module")
 def runs(stored: Path) -> list[Run]:
-    from specdec.store import find_group, read_run
 
-    return [read_run(folder) for folder in find_group(GROUP, stored)]
+    found = find_group(GROUP, stored)
+    assert found
+    return [read_run(folder) for folder in found.folders]
 
 
 def report(*arguments: object) -> str:
@@ -54,6 +55,12 @@ def report(*arguments: object) -> str:
 def common_split(runs: list[Run]) -> int:
     """Expert layers in RAM in the same-split arm of the first card."""
     return int(group_rows(runs)[0]["same_split"]["n_cpu_moe"])
+
+
+def test_a_group_of_which_no_run_was_begun(tmp_path: Path) -> None:
+    plan_group(tmp_path, "20270101-000000-0000", [])
+    with pytest.raises(SpecdecError, match="no run was begun. Go on with: specdec resume"):
+        report("20270101", "--results", tmp_path)
 
 
 def test_a_group_is_read_again_by_its_id(stored: Path, runs: list[Run]) -> None:

@@ -112,7 +112,9 @@ def test_runs_of_one_second_have_folders_of_their_own_and_sort_as_they_were_star
     for w in writers:
         w.__exit__()
     folders = [w.folder for w in writers]
-    assert folders == sorted(set(folders)) == find_group("g", tmp_path)
+    group = find_group("g", tmp_path)
+    assert group
+    assert folders == sorted(set(folders)) == group.folders
     assert find_run("latest", tmp_path) == folders[-1]
 
 

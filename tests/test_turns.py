@@ -11,7 +11,7 @@ from recording import MODEL, Quiet
 from specdec.errors import SpecdecError
 from specdec.runner import compare, compare_in_turns, estimate_seconds, prepare, resume, resume_in_turns
 from specdec.spec import RunSpec, make_spec
-from specdec.store import Run, read_run
+from specdec.store import Group, Run, find_group, read_run
 
 STRATEGY = """
 import os
@@ -71,6 +71,12 @@ def name_of(run: RunSpec) -> str:
     return run.strategy_files[0].partition(".")[0]
 
 
+def group_in(results: str) -> Group:
+    group = find_group("g", Path(results))
+    assert group
+    return group
+
+
 def launches_of(run: Run) -> list[int]:
     """In the order of the file."""
     assert {s["status"] for s in run.samples} == {"ok"}
@@ -119,7 +125,7 @@ def test_launches_may_be_a_pause_apart(nano_dense: Path, monkeypatch: pytest.Mon
     """One pause between two launches, of a run and of a group; none before the first or after the last."""
     waited: list[float] = []
     monkeypatch.setattr("specdec.runner.run.sleep", waited.append)
-    runs = [run_of(nano_dense, n, 2).model_copy(update={"launch_pause": 1.5}) for n in ("one", "two")]
+    runs = [run_of(nano_dense, n, 2).model_copy(update={"launch_pause": 1.5, "group": "g"}) for n in ("one", "two")]
     observer = Impatient()
     assert estimate_seconds(prepare(runs[0], observer)) > 90
     compare(runs[0], Path("results"), observer)
@@ -129,11 +135,10 @@ def test_launches_may_be_a_pause_apart(nano_dense: Path, monkeypatch: pytest.Mon
         compare_in_turns(runs, Path("turns"), observer, name_of)
     order = ["Run 1 of 2, launch 1", "Run 2 of 2, launch 1", "A pause", "Run 1 of 2, launch 2", "Run 2 of 2, launch 2"]
     assert observer.heads() == order
-    found = [read_run(folder) for folder in sorted(Path("turns").iterdir())]
     observer = Impatient()
-    resume_in_turns(found, observer, name_of)
+    folders, _ = resume_in_turns(group_in("turns"), observer, name_of)
     assert "A pause" not in observer.heads(), "the first thing it does: whoever resumes has waited"
-    assert [launches_of(read_run(run.folder)) for run in found] == [[0, 1]] * 2
+    assert [launches_of(read_run(folder)) for folder in folders] == [[0, 1]] * 2
 
 
 def test_a_run_that_fails_costs_no_second_pause(nano_dense: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,20 +168,30 @@ def test_a_group_that_is_interrupted_in_a_pause_says_how_to_go_on(
     observer = Told()
     with pytest.raises(KeyboardInterrupt):
         compare_in_turns([run], Path("results"), observer, name_of)
-    assert observer.lines[-1].endswith("specdec resume g")
-    (folder,) = Path("results").iterdir()
+    assert observer.lines[-1].endswith("specdec resume results/g")
+    (folder,) = group_in("results").folders
     assert launches_of(read_run(folder)) == [0]
 
 
 def test_an_interrupted_group_is_finished_in_turns(nano_dense: Path) -> None:
-    runs = [run_of(nano_dense, name, 3).model_copy(update={"group": "g"}) for name in ("one", "two")]
+    """Also what was never begun, twice interrupted; what had failed is tried again."""
+    names = ("one", "two", "never")
+    runs = [run_of(nano_dense, name, 3).model_copy(update={"group": "g"}) for name in names]
     with pytest.raises(KeyboardInterrupt):
-        compare_in_turns(runs, Path("results"), Impatient("Run 2 of 2, launch 2"), name_of)
-    found = [read_run(folder) for folder in sorted(Path("results").iterdir())]
-    assert [launches_of(run) for run in found] == [[0, 1], [0]]
+        compare_in_turns(runs, Path("results"), Impatient("Run 1 of 3, launch 1"), name_of)
+    assert group_in("results").folders == []
+    Path("never.py").rename("later.py")
+    with pytest.raises(KeyboardInterrupt):
+        resume_in_turns(group_in("results"), Impatient("Run 2 of 3, launch 2"), name_of)
+    assert [launches_of(read_run(folder)) for folder in group_in("results").folders] == [[0, 1], [0]]
+    Path("later.py").rename("never.py")
     observer = Told()
-    assert resume_in_turns(found, observer, name_of) == 0
+    folders, failed = resume_in_turns(group_in("results"), observer, name_of)
     assert [line.partition(",")[2] for line in observer.told("Run ")] == [
-        " launch 2 of 3: two", " launch 3 of 3: one", " launch 3 of 3: two"
+        " launch 1 of 3: never", " launch 2 of 3: two", " launch 2 of 3: never",
+        *(f" launch 3 of 3: {name}" for name in names),
     ]  # fmt: skip
-    assert [launches_of(read_run(run.folder)) for run in found] == [[0, 1, 2]] * 2
+    assert failed == 0
+    assert [launches_of(read_run(folder)) for folder in folders] == [[0, 1, 2]] * 3
+    with pytest.raises(SpecdecError, match="results/g is finished"):
+        resume_in_turns(group_in("results"), Told(), name_of)

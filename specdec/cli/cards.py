@@ -12,7 +12,7 @@ from specdec.errors import SpecdecError
 if TYPE_CHECKING:
     from specdec.profile.spec import ProfileSpec
     from specdec.spec import ModelOptions, RunSpec
-    from specdec.store import Run
+    from specdec.store import Group, Run
 
 
 def compare_cards(
@@ -39,21 +39,19 @@ def compare_cards(
     _show([store.read_run(folder) for folder in folders], failed, json)
 
 
-def resume_cards(folders: list[Path], json: bool, watch: bool) -> None:
-    """Finish the runs of a group that were begun, and show it."""
+def resume_cards(group: Group, json: bool, watch: bool) -> None:
+    """Finish the runs of a group, also those that were never begun, and show it."""
     from specdec import runner, store
     from specdec.cli.progress import watched
     from specdec.redact import refuse_redacted
     from specdec.report import group as tables
 
-    found = [store.read_run(folder) for folder in folders]
-    for run in found:
+    begun = [store.read_run(folder) for folder in group.folders]
+    for run in begun:
         refuse_redacted(run, "its group cannot be resumed")
-    if all(run.finished for run in found):
-        group = found[0].meta["group"]
-        raise SpecdecError(f"group {group} is finished.", f"Read it with: specdec report {group}")
-    with watched(found[0].meta["spec"]["target"] if watch else "") as observer:
-        failed = runner.resume_in_turns(found, observer, tables.run_line)
+    target = (group.specs or [run.meta["spec"] for run in begun])[0]["target"]
+    with watched(target if watch else "") as observer:
+        folders, failed = runner.resume_in_turns(group, observer, tables.run_line)
     _show([store.read_run(folder) for folder in folders], failed, json)
 
 

@@ -150,12 +150,12 @@ def resume(
     from specdec.errors import SpecdecError
     from specdec.redact import refuse_redacted
 
-    if folders := store.find_group(run, results):
+    if group := store.find_group(run, results):
         from specdec.cli.cards import resume_cards
 
         if retry_failed:
             raise SpecdecError("--retry-failed: not of a whole group.", "Name the run whose cells failed.")
-        resume_cards(folders, json, watch)
+        resume_cards(group, json, watch)
         return
     found = store.read_run(store.find_run(run, results))
     refuse_redacted(found, "it cannot be resumed")

@@ -10,9 +10,9 @@ import typer
 
 
 def runs(context: typer.Context, incomplete: str) -> list[str]:
-    """Runs under --results, the newest first, and ``latest``."""
+    """Runs and groups under --results, the newest first, and ``latest``."""
     folder = Path(context.params.get("results") or "results")
-    known = sorted((p.parent.name for p in folder.glob("*/run.json")), reverse=True)
+    known = sorted((p.parent.name for kind in ("run", "group") for p in folder.glob(f"*/{kind}.json")), reverse=True)
     return [name for name in ("latest", *known) if name.startswith(incomplete)]
 
 

@@ -22,7 +22,7 @@ def report(
     run: Annotated[
         str,
         typer.Argument(
-            help="A run or a profile: its folder, its id, or `latest`; or the id of a group (compare --card).",
+            help="A run or a profile: its folder, its id, or `latest`; or a group (compare --card): its id.",
             autocompletion=complete.runs,
         ),
     ],
@@ -97,6 +97,8 @@ def _read(name: str, results: Path) -> tuple[list[Run], bool]:
     try:
         return [store.read_run(store.find_run(name, results))], False
     except SpecdecError:
-        if not (folders := store.find_group(name, results)):
+        if not (group := store.find_group(name, results)):
             raise
-    return [store.read_run(folder) for folder in folders], True
+    if not group.folders:
+        raise SpecdecError(f"{group.folder}: no run was begun.", f"Go on with: specdec resume {group.folder}")
+    return [store.read_run(folder) for folder in group.folders], True

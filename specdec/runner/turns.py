@@ -3,14 +3,14 @@ at a time, meets all of them and not one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from specdec.errors import SpecdecError
 from specdec.runner.plan import Observer
 from specdec.runner.run import compare, pause, resume
 from specdec.spec import RunSpec
-from specdec.store import Run, cell_key, read_run
+from specdec.store import Group, Run, cell_key, plan_group, read_run
 
 Name = Callable[[RunSpec], str]
 
@@ -18,17 +18,34 @@ Name = Callable[[RunSpec], str]
 def compare_in_turns(runs: list[RunSpec], results: Path, observer: Observer, name: Name) -> tuple[list[Path], int]:
     """The first launch of every run, then the second of every run, and so on; each launch loads its model anew.
 
-    A run that cannot be made is announced by its ``name``, with the reason, and left out from then on. Returns the folders
-    of those whose first launch was made, in their order, and how many failed.
+    A run that cannot be made is announced by its ``name``, with the reason, and left out from then on. What is planned is
+    kept under the runs' ``group``. Returns the folders of those whose first launch was made, in their order, and how many
+    failed.
     """
+    if runs and runs[0].group:
+        plan_group(results, runs[0].group, [run.model_dump(mode="json") for run in runs])
+        observer.announce(f"Writing {results / runs[0].group}, the plan of {len(runs)} runs")
     return _in_turns(runs, {}, results, observer, name)
 
 
-def resume_in_turns(found: Sequence[Run], observer: Observer, name: Name) -> int:
-    """Finish those of these runs that were interrupted, in turns again; returns how many could not be finished."""
-    left = [run for run in found if not run.finished]
-    runs = [RunSpec.model_validate(run.meta["spec"]) for run in left]
-    return _in_turns(runs, {i: run.folder for i, run in enumerate(left)}, Path(), observer, name)[1]
+def resume_in_turns(group: Group, observer: Observer, name: Name) -> tuple[list[Path], int]:
+    """Finish what of a group was interrupted or never begun, in turns again.
+
+    Returns the folders of all its runs and how many could not be finished. Raises ``SpecdecError`` where nothing is left to
+    do.
+    """
+    begun = [(_spec(run.meta["spec"]), run) for run in map(read_run, group.folders)]
+    runs = [_spec(spec) for spec in group.specs] or [spec for spec, _ in begun]
+    finished = [spec for spec, run in begun if run.finished]
+    left = [run for run in runs if run not in finished]
+    if not left:
+        raise SpecdecError(f"{group.folder} is finished.", f"Read it with: specdec report {group.folder}")
+    folders = {left.index(spec): run.folder for spec, run in begun if spec in left}
+    made, failed = _in_turns(left, folders, group.folder.parent, observer, name)
+    return list(dict.fromkeys([*group.folders, *made])), failed
+
+
+_spec = RunSpec.model_validate
 
 
 def _in_turns(
@@ -58,8 +75,8 @@ def _in_turns(
                 observer.announce(f"FAIL {name(run)}: {error}")
                 failed.add(i)
             except KeyboardInterrupt:
-                if folders and run.group:  # of a run that was cut off, not in a pause, it has been said
-                    observer.announce(f"All runs of the group that were begun: specdec resume {run.group}")
+                if run.group:  # of a run that was cut off, not in a pause, it has been said
+                    observer.announce(f"All runs of the group: specdec resume {results / run.group}")
                 raise
     return [folders[i] for i in sorted(folders)], len(failed)
 
