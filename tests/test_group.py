@@ -59,7 +59,7 @@ def common_split(runs: list[Run]) -> int:
 
 def test_a_group_of_which_no_run_was_begun(tmp_path: Path) -> None:
     plan_group(tmp_path, "20270101-000000-0000", [])
-    with pytest.raises(SpecdecError, match="no run was begun. Go on with: specdec resume"):
+    with pytest.raises(SpecdecError, match=r"no run was begun\. Go on with: specdec resume"):
         report("20270101", "--results", tmp_path)
 
 

@@ -334,7 +334,7 @@ def test_cards_on_a_machine_without_a_gpu(tmp_path: Path) -> None:
     arguments += ["-w", "demo-json", "-c", "8192", "--warmup", "0", "-t", "1", "--device", "none"]
     result = CliRunner().invoke(app, [*arguments, "--results", str(tmp_path)])
     assert result.exit_code == 0, result.output
-    runs = [store.read_run(folder) for folder in sorted(tmp_path.iterdir())]
+    runs = [store.read_run(folder) for folder in sorted(path.parent for path in tmp_path.glob("*/run.json"))]
     assert len({run.meta["group"] for run in runs}) == 1
     assert {run.meta["labels"]["card"] for run in runs} == {"planned 0.88 GB (CPU, not enforced)"}
     mtp = [run for run in runs if run.meta["spec"]["strategies"] == "mtp"]
