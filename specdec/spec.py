@@ -152,9 +152,9 @@ class RunSpec(Checked):
 Spec = TypeVar("Spec", bound=Checked)
 
 
-def make_spec(**values: object) -> RunSpec:
-    """A ``RunSpec``, or a one-line error that names the option and the fault."""
-    return check(RunSpec, "compare", values)
+def make_spec(command: str = "compare", /, **values: object) -> RunSpec:
+    """A ``RunSpec``, or a one-line error that names the option of ``command`` and the fault."""
+    return check(RunSpec, command, values)
 
 
 def check(kind: type[Spec], command: str, values: Mapping[str, object]) -> Spec:

@@ -52,6 +52,9 @@ def test_lines_come_now_and_then(monkeypatch: pytest.MonkeyPatch, every: float, 
     if lines > 1:
         assert got[0] == "3 of 6 cells; none p 5.0 tok/s, 25% accepted", "a warm-up says nothing of the time left"
         assert re.match(r"4 of 6 cells, 0:\d\d:\d\d left; none p 5.0 tok/s", got[1])
+        observer.start(6, 5, pauses_s=7200.0)
+        observer.cell(*a_cell("p"), [ok | {"warmup": True}])
+        assert said.getvalue().splitlines()[-1] == "6 of 6 cells, 2:00:00 left; none p 5.0 tok/s, 25% accepted"
 
 
 def test_texts_are_shown_as_they_come_with_the_marks_of_show() -> None:

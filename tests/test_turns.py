@@ -31,7 +31,11 @@ class Told(Quiet):
 
     def __init__(self, spoils: Path | None = None) -> None:
         self.lines: list[str] = []
+        self.starts: list[tuple[int, int, float]] = []
         self._spoils = spoils
+
+    def start(self, total: int, done: int, pauses_s: float = 0.0) -> None:
+        self.starts.append((total, done, pauses_s))
 
     def announce(self, line: str) -> None:
         self.lines.append(line)
@@ -130,6 +134,7 @@ def test_launches_may_be_a_pause_apart(nano_dense: Path, monkeypatch: pytest.Mon
     assert estimate_seconds(prepare(runs[0], observer)) > 90
     compare(runs[0], Path("results"), observer)
     assert (waited, observer.heads()) == ([90.0], ["A pause"])
+    assert observer.starts == [(4, 0, 90.0), (4, 2, 0.0)], "a pause is in the time left until it is over"
     observer = Impatient("Run 2 of 2, launch 2")
     with pytest.raises(KeyboardInterrupt):
         compare_in_turns(runs, Path("turns"), observer, name_of)

@@ -28,7 +28,7 @@ class Telling:
     def announce(self, line: str) -> None:
         self._tell(self._done, self._total, line)
 
-    def start(self, total: int, done: int) -> None:
+    def start(self, total: int, done: int, pauses_s: float = 0.0) -> None:
         self._done, self._total = done, total
 
     def cell(self, arm: Arm, prompt: Prompt, samples: list[Sample]) -> None:

@@ -50,7 +50,10 @@ def main() -> None:
         if type(error).__name__ == "NoArgsIsHelpError":  # no fault: the command alone shows its help
             typer.echo(message(), err=True)
             sys.exit(2)
-        code = _fail(f"{message().rstrip('.')}. See specdec --help.", 2) if message() else 2
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "specdec"
+        what = message().removesuffix(".")
+        code = _fail(f"{what}{'' if what.endswith('?') else '.'} See {command} --help.", 2) if what else 2
     sys.exit(code or 0)
 
 

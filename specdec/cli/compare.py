@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,16 @@ import typer
 from specdec.cli import app, complete
 from specdec.cli import options as o
 from specdec.cli.fetch import fetch_models
-from specdec.cli.option_groups import ModelFlags, Models, SamplingFlags, grouped
+from specdec.cli.option_groups import (
+    Measuring,
+    ModelFlags,
+    Models,
+    PromptFlags,
+    SamplingFlags,
+    TextFlags,
+    grouped,
+    split,
+)
 
 if TYPE_CHECKING:
     from specdec.spec import RunSpec
@@ -26,17 +36,10 @@ def compare(
     models: Models,
     strategies: o.Strategies = "ngram",
     strategy: o.StrategyFiles = [],  # noqa: B006 - Typer copies it
-    workloads: o.Workloads = "",
-    prompts: o.PromptFiles = [],  # noqa: B006
-    limit: o.Limit = 5,
-    n_predict: o.NPredict = 256,
-    repeats: o.Repeats = 1,
-    launches: o.Launches = 1,
-    launch_pause: o.LaunchPause = 0.0,
-    warmup: o.Warmup = 1,
-    seed: o.Seed = 0,
-    cell_timeout: o.CellTimeout = 0.0,
-    ram_limit: o.RamLimit = 0,
+    *,
+    prompts: PromptFlags,
+    text: TextFlags,
+    measuring: Measuring,
     results: o.Results = o.DEFAULT_RESULTS,
     quick: o.Quick = False,
     dry_run: Annotated[
@@ -51,12 +54,6 @@ def compare(
     snapshots: o.Snapshots = None,
     synthetic: o.Synthetic = "",
     trace: o.Trace = "",
-    ignore_eos: o.IgnoreEos = False,
-    stop: o.Stop = [],  # noqa: B006
-    thinking: o.Thinking = False,
-    carry_state: o.CarryState = False,
-    count_experts: o.CountExperts = False,
-    *,
     sampling: SamplingFlags,
     model: ModelFlags,
     card: o.Cards = "",
@@ -71,37 +68,24 @@ def compare(
     from specdec.spec import QUICK_N_PREDICT, make_spec
 
     if quick:  # what was asked for still counts
-        limit = _given(context, "limit", limit, 0)
-        n_predict = _given(context, "n_predict", n_predict, QUICK_N_PREDICT)
+        prompts = replace(prompts, limit=_given(context, "limit", prompts.limit, 0))
+        text = replace(text, n_predict=_given(context, "n_predict", text.n_predict, QUICK_N_PREDICT))
     models.announce()
     spec = make_spec(
         **models.values(),
+        **prompts.values(),
+        **text.values(),
+        **measuring.values(),
         strategies=with_files(strategies, strategy),
         strategy_files=tuple(strategy),
-        workloads=split(workloads),
-        prompt_files=tuple(prompts),
-        limit=limit or None,
-        n_predict=n_predict,
-        repeats=repeats,
-        launches=launches,
-        launch_pause=launch_pause,
-        warmup=warmup,
-        seed=seed,
         engines=("specdec", "llama-server") if with_llama_server else (engine,),
         llama_server=llama_server,
-        cell_timeout=cell_timeout,
-        ram_limit=ram_limit,
         vram_limit=vram_limit,
         rollback=split(rollback) or ("auto",),
         snapshots=snapshots,
         synthetic=split(synthetic),
         trace=trace,
         quick=quick,
-        ignore_eos=ignore_eos,
-        stop=tuple(stop),
-        thinking=thinking,
-        carry_state=carry_state,
-        count_experts=count_experts,
         sampling=sampling.values(),
         model=model.values(),
     )
@@ -231,10 +215,6 @@ def with_files(strategies: str, files: list[str]) -> str:
     from specdec.registry import load_class
 
     return ",".join(filter(str.strip, [strategies, *(load_class(f).name for f in files)]))
-
-
-def split(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _duration(seconds: float) -> str:

@@ -37,6 +37,53 @@ class Models:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptFlags:
+    """Which prompts."""
+
+    workloads: o.Workloads = ""
+    prompts: o.PromptFiles = field(default_factory=list)
+    limit: o.Limit = 5
+
+    def values(self) -> dict[str, object]:
+        """As a ``RunSpec`` has them."""
+        workloads, files = split(self.workloads), tuple(self.prompts)
+        return {"workloads": workloads, "prompt_files": files, "limit": self.limit or None}
+
+
+@dataclass(frozen=True, slots=True)
+class TextFlags:
+    """How a text goes on and where it ends."""
+
+    n_predict: o.NPredict = 256
+    seed: o.Seed = 0
+    ignore_eos: o.IgnoreEos = False
+    stop: o.Stop = field(default_factory=list)
+    thinking: o.Thinking = False
+
+    def values(self) -> dict[str, object]:
+        """As a ``RunSpec`` has them."""
+        return asdict(self) | {"stop": tuple(self.stop)}
+
+
+@dataclass(frozen=True, slots=True)
+class Measuring:
+    """How often each cell runs, and what it may take."""
+
+    repeats: o.Repeats = 1
+    launches: o.Launches = 1
+    launch_pause: o.LaunchPause = 0.0
+    warmup: o.Warmup = 1
+    carry_state: o.CarryState = False
+    count_experts: o.CountExperts = False
+    cell_timeout: o.CellTimeout = 0.0
+    ram_limit: o.RamLimit = 0
+
+    def values(self) -> dict[str, object]:
+        """As a ``RunSpec`` has them."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
 class SamplingFlags:
     """How tokens are chosen."""
 
@@ -52,33 +99,48 @@ class SamplingFlags:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelFlags:
-    """How a model is loaded and its context made."""
+class ContextFlags:
+    """What decides about memory, wherever the layers lie."""
 
-    gpu_layers: o.GpuLayers = -1
-    n_cpu_moe: o.NCpuMoe = 0
-    override_tensor: o.OverrideTensor = field(default_factory=list)
-    load_mode: o.LoadMode = "auto"
-    no_mmap: o.NoMmap = False
-    threads: o.Threads = 0
-    threads_batch: o.ThreadsBatch = 0
     ctx_size: o.CtxSize = 0
     batch_size: o.BatchSize = 2048
     ubatch_size: o.UbatchSize = 512
     flash_attn: o.FlashAttn = "auto"
     cache_type_k: o.CacheTypeK = "f16"
     cache_type_v: o.CacheTypeV = "f16"
-    no_op_offload: o.NoOpOffload = False
-    main_gpu: o.MainGpu = -1
-    device: o.Device = ""
+    load_mode: o.LoadMode = "auto"
+    no_mmap: o.NoMmap = False
 
     def values(self) -> dict[str, object]:
         """As ``ModelOptions`` has them."""
         given = asdict(self)
         if given.pop("no_mmap"):
             given["load_mode"] = "none"
-        given["op_offload"] = not given.pop("no_op_offload")
         return given
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFlags(ContextFlags):
+    """How a model is loaded and its context made."""
+
+    gpu_layers: o.GpuLayers = -1
+    n_cpu_moe: o.NCpuMoe = 0
+    override_tensor: o.OverrideTensor = field(default_factory=list)
+    threads: o.Threads = 0
+    threads_batch: o.ThreadsBatch = 0
+    no_op_offload: o.NoOpOffload = False
+    main_gpu: o.MainGpu = -1
+    device: o.Device = ""
+
+    def values(self) -> dict[str, object]:
+        """As ``ModelOptions`` has them."""
+        given = ContextFlags.values(self)
+        return given | {"op_offload": not given.pop("no_op_offload")}
+
+
+def split(text: str) -> tuple[str, ...]:
+    """The parts of a comma list."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

@@ -9,7 +9,7 @@ import typer
 from specdec.cli import app
 from specdec.cli import options as o
 from specdec.cli.fetch import headers_of
-from specdec.cli.option_groups import Models, grouped
+from specdec.cli.option_groups import ContextFlags, Models, grouped, split
 
 
 @app.command()
@@ -24,20 +24,14 @@ def plan(
     strategy: o.MoreStrategyFiles = [],  # noqa: B006 - Typer copies it
     reserve: o.Reserve = 512,
     ctx_size: Annotated[int, typer.Option("--ctx-size", "-c", help="Context, tokens.")] = 8192,
-    cache_type_k: o.CacheTypeK = "f16",
-    cache_type_v: o.CacheTypeV = "f16",
-    ubatch_size: o.UbatchSize = 512,
-    batch_size: o.BatchSize = 2048,
-    flash_attn: o.FlashAttn = "auto",
-    load_mode: o.LoadMode = "auto",
-    no_mmap: o.NoMmap = False,
+    context: ContextFlags,
     threads: o.Threads = 0,
     rollback: o.RollbackMode = "auto",
     snapshots: o.Snapshots = None,
     json: o.Json = False,
 ) -> None:
     """What fits a card: the split for each strategy, memory by item, what is left, and the commands."""
-    from specdec.cli.compare import split, with_files
+    from specdec.cli.compare import with_files
     from specdec.llama.model import default_threads
     from specdec.report import cards as tables
     from specdec.spec import make_spec
@@ -46,20 +40,13 @@ def plan(
     from specdec.vram.plan import fit
 
     spec = make_spec(
+        "plan",
         **models.values(),
         strategies=strategies and with_files(strategies, strategy),
         strategy_files=tuple(strategy),
         rollback=split(rollback) or ("auto",),
         snapshots=snapshots,
-        model={
-            "ctx_size": ctx_size,
-            "cache_type_k": cache_type_k,
-            "cache_type_v": cache_type_v,
-            "ubatch_size": ubatch_size,
-            "batch_size": batch_size,
-            "flash_attn": flash_attn,
-            "load_mode": "none" if no_mmap else load_mode,
-        },
+        model=context.values() | {"ctx_size": ctx_size},
     )
     cards = parse_cards(card, reserve)
     with headers_of(models.target, models.draft, models.mtp_model, spec.strategies) as later:

@@ -33,15 +33,15 @@ class RichObserver:
         elif texts_of:
             self.announce("--watch is off: stderr is no terminal.")
         self._task = progress.add_task("", total=None, visible=False, left="")
-        self._told, self._left, self._total = monotonic(), 0, 0
+        self._told, self._left, self._total, self._pauses_s = monotonic(), 0, 0, 0.0
         self._at, self._spent_s, self._counted = monotonic(), 0.0, 0
 
     def announce(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    def start(self, total: int, done: int) -> None:
+    def start(self, total: int, done: int, pauses_s: float = 0.0) -> None:
         self._progress.update(self._task, total=total, completed=done, visible=True)
-        self._told, self._left, self._total = monotonic(), total - done, total
+        self._told, self._left, self._total, self._pauses_s = monotonic(), total - done, total, pauses_s
         self._at = monotonic()
 
     def setting(self, label: str) -> None:
@@ -74,7 +74,7 @@ class RichObserver:
         if counts:
             self._spent_s, self._counted = self._spent_s + now - self._at, self._counted + 1
         self._at = now
-        seconds = self._left * self._spent_s / self._counted if self._counted else None
+        seconds = self._pauses_s + self._left * self._spent_s / self._counted if self._counted else None
         left = "" if seconds is None else f"{timedelta(seconds=round(seconds))} left"
         self._progress.update(self._task, advance=1, description=text, left=left)
         return left

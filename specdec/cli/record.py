@@ -9,9 +9,8 @@ import typer
 
 from specdec.cli import app
 from specdec.cli import options as o
-from specdec.cli.compare import split
 from specdec.cli.fetch import fetch_models
-from specdec.cli.option_groups import ModelFlags, Models, SamplingFlags, grouped
+from specdec.cli.option_groups import ModelFlags, Models, PromptFlags, SamplingFlags, TextFlags, grouped
 
 
 @app.command()
@@ -34,15 +33,9 @@ def record(
     ] = None,
     *,
     models: Models,
-    workloads: o.Workloads = "",
-    prompts: o.PromptFiles = [],  # noqa: B006 - Typer copies it
-    limit: o.Limit = 5,
-    n_predict: o.NPredict = 256,
-    seed: o.Seed = 0,
+    prompts: PromptFlags,
+    text: TextFlags,
     results: o.Results = o.DEFAULT_RESULTS,
-    ignore_eos: o.IgnoreEos = False,
-    stop: o.Stop = [],  # noqa: B006
-    thinking: o.Thinking = False,
     sampling: SamplingFlags,
     model: ModelFlags,
 ) -> None:
@@ -57,16 +50,11 @@ def record(
         return
     models.announce()
     spec = make_spec(
+        "record",
         **models.values(),
+        **prompts.values(),
+        **text.values(),
         strategies="none",
-        workloads=split(workloads),
-        prompt_files=tuple(prompts),
-        limit=limit or None,
-        n_predict=n_predict,
-        seed=seed,
-        ignore_eos=ignore_eos,
-        stop=tuple(stop),
-        thinking=thinking,
         sampling=sampling.values(),
         model=model.values(),
     )

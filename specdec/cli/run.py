@@ -12,7 +12,7 @@ import typer
 from specdec.cli import app, complete
 from specdec.cli import options as o
 from specdec.cli.fetch import fetch_models
-from specdec.cli.option_groups import ModelFlags, Models, SamplingFlags, grouped
+from specdec.cli.option_groups import ModelFlags, Models, SamplingFlags, TextFlags, grouped
 
 if TYPE_CHECKING:
     from specdec.engine import Engine
@@ -42,14 +42,10 @@ def run(
         bool | None,
         typer.Option("--chat/--raw", help="Put the prompt into the model's chat template, or leave it; demo: --raw."),
     ] = None,
-    thinking: o.Thinking = False,
-    n_predict: o.NPredict = 256,
-    seed: o.Seed = 0,
-    ignore_eos: o.IgnoreEos = False,
-    stop: o.Stop = [],  # noqa: B006 - Typer copies it
+    *,
+    text: TextFlags,
     rollback: o.RollbackMode = "auto",
     snapshots: o.Snapshots = None,
-    *,
     sampling: SamplingFlags,
     model: ModelFlags,
 ) -> None:
@@ -67,11 +63,7 @@ def run(
         **models.values(),
         "strategies": strategies,
         "strategy_files": files,
-        "n_predict": n_predict,
-        "seed": seed,
-        "ignore_eos": ignore_eos,
-        "stop": tuple(stop),
-        "thinking": thinking,
+        **text.values(),
         "rollback": (rollback,),
         "snapshots": snapshots,
         "sampling": sampling.values(),

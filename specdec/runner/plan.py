@@ -27,8 +27,9 @@ class Observer(Protocol):
     def announce(self, line: str) -> None:
         """Something worth a line (a load, a warning)."""
 
-    def start(self, total: int, done: int) -> None:
-        """The run has ``total`` cells, ``done`` of which are stored already."""
+    def start(self, total: int, done: int, pauses_s: float = 0.0) -> None:
+        """Work begins, or goes on after a pause: of ``total`` cells ``done`` are stored, and pauses of ``pauses_s``
+        seconds together lie between the others."""
 
     def cell(self, arm: Arm, prompt: Prompt, samples: list[Sample]) -> None:
         """One cell is stored."""

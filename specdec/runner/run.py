@@ -97,13 +97,15 @@ def _work(
 ) -> Path:
     schedule = Schedule(plan, done, stored, launches)
     plan.supervisor.logs = writer.folder.resolve() / "logs"
-    observer.start(len(plan.cells), len(plan.cells) - schedule.left)
+    total, stored_cells = len(plan.cells), len(plan.cells) - schedule.left
+    observer.start(total, stored_cells, schedule.pauses_s())
     launch: int | None = None
     try:
-        for cell in schedule:
+        for made, cell in enumerate(schedule, stored_cells):
             if launch is not None and cell.launch != launch:
                 plan.supervisor.close()  # the next cell gets a fresh process
                 pause(plan.spec, observer)
+                observer.start(total, made, schedule.pauses_s(cell.launch))
             launch = cell.launch
             samples = []
             for sample in plan.supervisor.serve(cell):

@@ -44,6 +44,11 @@ class Schedule:
         while cells := self._quick.next_cells(self._stored, self._seconds_left):
             yield from (Cell(self._arms[c.arm], prompts[c.prompt], 0) for c in cells)
 
+    def pauses_s(self, launch: int = -1) -> float:
+        """Seconds of the pauses between the launches that are still to be made, or that come after this one."""
+        launches = {c.launch for c in self._todo if c.launch >= launch}
+        return 60 * self._plan.spec.launch_pause * max(0, len(launches) - 1)
+
     def outcome(self) -> dict[str, Any]:
         """What joins run.json at the end: what a quick run has settled."""
         if self._quick is None:
