@@ -15,7 +15,7 @@ from timed import (
 
 from specdec.errors import SpecdecError
 from specdec.profile import plan
-from specdec.profile.jumps import jumps
+from specdec.profile.jumps import jumps, sentences
 from specdec.profile.stored import Profile
 from specdec.report import profile as tables
 from specdec.report.experts import uniform_law
@@ -68,7 +68,7 @@ def _with_curve(profile: Profile, milliseconds: dict[int, float], wobble: float)
         (
             {1: 10, 2: 15, 31: 160, 32: 500},
             0.0,
-            ["A pass of 32 tokens takes 3.1 times one of 31 (500.0 and 160.0 ms, "],
+            ["A pass of 32 tokens takes 3.1 times one of 31 (500.0 and 160.0 ms, 32 tokens deep; 3.1 times at 128)"],
         ),
         ({1: 10, 2: 15, 31: 160, 32: 100}, 0.0, ["a draft of 31 tokens is cheaper than one of 30."]),
         (
@@ -84,7 +84,7 @@ def _with_curve(profile: Profile, milliseconds: dict[int, float], wobble: float)
 )
 def test_steps_of_the_curve_are_told(clock: Time, curve: dict[int, float], wobble: float, said: list[str]) -> None:
     profile = _with_curve(measured(clock, False), curve, wobble)
-    lines = [jump.line for jump in jumps(profile) if jump.depth == DEPTHS[0]]
+    lines = sentences(jumps(profile))
     assert len(lines) == len(said)
     assert all(part in line for part, line in zip(said, lines, strict=True))
     assert [line in tables.as_text(profile.run) for line in lines] == [True] * len(lines)

@@ -27,21 +27,9 @@ class Jump:
     longer_s: float
 
     @property
-    def line(self) -> str:
-        """One sentence."""
-        ratio = f"{self.longer_s / self.shorter_s:.{1 if self.longer_s > self.shorter_s else 2}f}"
-        said = (
-            f"A pass of {self.longer} tokens takes {ratio} times one of {self.shorter}"
-            f" ({self.longer_s * 1e3:.1f} and {self.shorter_s * 1e3:.1f} ms, {self.depth:,} tokens deep)"
-        )
-        if self.longer > self.shorter + 1:
-            lengths = ",".join(
-                str(n) for n in range(self.shorter, self.longer + 1, -(-(self.longer - self.shorter) // 16))
-            )
-            return f"{said}: somewhere between lies a step. See where: --lengths {lengths}."
-        word = "costs that much more" if self.longer_s > self.shorter_s else "is cheaper"
-        than = f"one of {self.shorter - 1}" if self.shorter > 1 else "none"
-        return f"{said}: a draft of {self.shorter} {'tokens' if self.shorter > 1 else 'token'} {word} than {than}."
+    def times(self) -> str:
+        """The longer pass over the shorter one."""
+        return f"{self.longer_s / self.shorter_s:.{1 if self.longer_s > self.shorter_s else 2}f} times"
 
 
 def jumps(profile: Profile) -> list[Jump]:
@@ -54,3 +42,26 @@ def jumps(profile: Profile) -> list[Jump]:
             if dearer or cheaper:
                 found.append(Jump(depth, shorter, longer, a.median, b.median))
     return found
+
+
+def sentences(found: list[Jump]) -> list[str]:
+    """One for each step, with all depths at which it was found."""
+    alike: dict[tuple[int, int, bool], list[Jump]] = {}
+    for jump in found:
+        alike.setdefault((jump.shorter, jump.longer, jump.longer_s > jump.shorter_s), []).append(jump)
+    return [_sentence(*steps) for steps in alike.values()]
+
+
+def _sentence(first: Jump, *deeper: Jump) -> str:
+    also = "".join(f"; {jump.times} at {jump.depth:,}" for jump in deeper)
+    said = (
+        f"A pass of {first.longer} tokens takes {first.times} one of {first.shorter}"
+        f" ({first.longer_s * 1e3:.1f} and {first.shorter_s * 1e3:.1f} ms, {first.depth:,} tokens deep{also})"
+    )
+    if first.longer > first.shorter + 1:
+        stride = -(-(first.longer - first.shorter) // 16)
+        lengths = ",".join(str(n) for n in range(first.shorter, first.longer + 1, stride))
+        return f"{said}: somewhere between lies a step. See where: --lengths {lengths}."
+    word = "costs that much more" if first.longer_s > first.shorter_s else "is cheaper"
+    than = f"one of {first.shorter - 1}" if first.shorter > 1 else "none"
+    return f"{said}: a draft of {first.shorter} {'tokens' if first.shorter > 1 else 'token'} {word} than {than}."

@@ -9,7 +9,7 @@ import orjson
 from tabulate import tabulate
 
 from specdec.profile.costs import Costs
-from specdec.profile.jumps import jumps
+from specdec.profile.jumps import jumps, sentences
 from specdec.profile.plan import TEXT, sweeps
 from specdec.profile.predict import expect, lengths_of
 from specdec.profile.stored import Key, Profile
@@ -75,7 +75,7 @@ def _report(profile: Profile, style: str) -> str:
     if profile.lines("checkpoint"):
         parts.append(_section("Saving and restoring the recurrent state", *checkpoint_table(profile), style))
     parts.append(_section("Prompts, tok/s", *prompt_table(profile), style))
-    if steps := [jump.line for jump in jumps(profile)]:
+    if steps := sentences(jumps(profile)):
         parts.append("\n".join(steps))
     warnings = [f"warning: {line}" for line in unsteady(profile)]
     return "\n\n".join([*parts, "\n".join([*notes(profile), *warnings])])

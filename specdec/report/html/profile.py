@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from specdec.profile.jumps import jumps
+from specdec.profile.jumps import jumps, sentences
 from specdec.profile.plan import sweeps
 from specdec.profile.stored import Profile
 from specdec.report import profile as tables
@@ -44,7 +44,7 @@ def render(profile: Profile) -> str:
         card_kind=about.card_kind(meta),
         head=_head(profile),
         best=_table(tables.best_table(profile), 1),
-        jumps=jumps(profile),
+        steps=sentences(jumps(profile)),
         warnings=tables.unsteady(profile),
         shown=[shown(p, _tables(name, profile)) for name in PICTURES if (p := draw(name, profile))],
         notes=tables.notes(profile),
