@@ -1,8 +1,10 @@
-"""Shared: nano models written once, user folders redirected, real models where SPECDEC_TEST_MODELS names a folder."""
+"""Shared: nano models written once, user folders redirected, a stand-in for llama-server, real models where
+SPECDEC_TEST_MODELS names a folder."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,3 +59,19 @@ def real_model() -> Callable[[str], Path]:
         return found[0]
 
     return find
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Writes the program of a stand-in for llama-server (fake_server.py) and returns its path."""
+
+    server = Path(__file__).with_name("fake_server.py")
+
+    def make(mode: str = "") -> str:
+        monkeypatch.setenv("FAKE_SERVER_MODE", mode)
+        program = tmp_path / f"llama-server-{mode or 'well'}"
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} {server} "$@"\n')
+        program.chmod(0o755)
+        return str(program)
+
+    return make
