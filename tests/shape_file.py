@@ -27,6 +27,44 @@ def write_08b(path: Path, n_vocab: int = VOCABULARY) -> Path:
     return _write(path, _08B, n_vocab)
 
 
+def write_llama(path: Path, ff: int, experts: int = 0, used: int = 0) -> Path:
+    """Two layers of the architecture llama, 256 wide, zeros: small enough to be loaded."""
+    width, layers = 256, 2
+    w = gguf.GGUFWriter(path, "llama")
+    w.add_block_count(layers)
+    w.add_context_length(4096)
+    w.add_embedding_length(width)
+    w.add_feed_forward_length(ff)
+    w.add_head_count(4)
+    w.add_layer_norm_rms_eps(1e-5)
+    w.add_rope_dimension_count(64)
+    w.add_vocab_size(64)
+    w.add_tokenizer_model("no_vocab")
+    if experts:
+        w.add_expert_count(experts)
+        w.add_expert_used_count(used)
+    shapes: dict[str, tuple[int, ...]] = {"token_embd": (64, width), "output": (64, width), "output_norm": (width,)}
+    for i in range(layers):
+        several, ending = ((experts,), "_exps") if experts else ((), "")
+        layer: dict[str, tuple[int, ...]] = {
+            "attn_norm": (width,),
+            "ffn_norm": (width,),
+            "ffn_gate_inp": (experts, width),
+        }
+        layer |= {f"attn_{x}": (width, width) for x in ("q", "k", "v", "output")}
+        layer |= {f"ffn_{x}{ending}": (*several, ff, width) for x in ("gate", "up")}
+        layer |= {f"ffn_down{ending}": (*several, width, ff)}
+        shapes |= {f"blk.{i}.{name}": shape for name, shape in layer.items() if all(shape)}
+    for name, shape in shapes.items():
+        exact = len(shape) == 1 or "gate_inp" in name
+        w.add_tensor(f"{name}.weight", np.zeros(shape, np.float32 if exact else np.float16))
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+    return path
+
+
 def _write(path: Path, s: dict[str, int], n_vocab: int) -> Path:
     arch = "qwen35moe" if s["experts"] else "qwen35"
     w = gguf.GGUFWriter(path, arch)

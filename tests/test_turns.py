@@ -131,7 +131,9 @@ def test_launches_may_be_a_pause_apart(nano_dense: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("specdec.runner.run.sleep", waited.append)
     runs = [run_of(nano_dense, n, 2).model_copy(update={"launch_pause": 1.5, "group": "g"}) for n in ("one", "two")]
     observer = Impatient()
-    assert estimate_seconds(prepare(runs[0], observer)) > 90
+    plan = prepare(runs[0], observer)
+    assert estimate_seconds(plan) > 90
+    plan.supervisor.kill()
     compare(runs[0], Path("results"), observer)
     assert (waited, observer.heads()) == ([90.0], ["A pause"])
     assert observer.starts == [(4, 0, 90.0), (4, 2, 0.0)], "a pause is in the time left until it is over"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from shape_file import write_08b, write_35b
+from shape_file import write_08b, write_35b, write_llama
 from typer.testing import CliRunner
 
 from specdec.cli import app
@@ -123,6 +123,22 @@ def test_compute_buffer_is_llama_cpps(shape: Path, n_ctx: int, n_ubatch: int, fl
 def test_compute_buffer_of_a_dense_hybrid(draft_shape: Path, n_ctx: int, n_ubatch: int, llama_cpp: float) -> None:
     found = compute(read_header(draft_shape), n_ctx, n_ubatch, rows=1, flash=True) / MIB
     assert found == pytest.approx(llama_cpp, rel=0.03, abs=1.0)
+
+
+@pytest.mark.parametrize(("ff", "experts", "used"), [(768, 0, 0), (1024, 0, 0), (128, 8, 4), (256, 8, 4), (1024, 4, 2)])
+def test_compute_buffer_of_dense_layers_and_of_experts(tmp_path: Path, ff: int, experts: int, used: int) -> None:
+    """Against llama.cpp's allocation."""
+    from specdec.llama.model import LlamaModel
+    from specdec.llama.target import LlamaTarget
+
+    model = LlamaModel(
+        write_llama(tmp_path / "llama.gguf", ff, experts, used), ModelOptions(flash_attn="on", threads=1)
+    )
+    target = LlamaTarget(model, 1024)
+    real = next(i.bytes for i in target.buffers if i.kind == "compute")
+    target.close()
+    model.close()
+    assert compute(model.header, 1024, 512, rows=1, flash=True) == pytest.approx(real, rel=0.01)
 
 
 def _cases(shape: Path, draft: Path, n_ctx: int = 8192) -> list[Case]:

@@ -3,8 +3,9 @@
 llama.cpp's compute buffer holds the tensors of its largest graph that are alive at the same time. For the layers known
 here its peak is the widest moment of one layer (``widest``), times the tokens computed at once; it agrees with
 llama.cpp's own figure (a CPU build, simulated allocation) within 3 % or 1 MiB for both shapes of Qwen3.5 at
-128, 512 and 1,024 tokens and contexts of 4,096 to 131,072 (tests/test_vram.py holds the figures). What CUDA adds, from its
-source and from figures on an H100: ``converted``, and the constants below.
+128, 512 and 1,024 tokens and contexts of 4,096 to 131,072 (tests/test_vram.py holds the figures), and within 1 % for small
+models of the architecture llama, dense and with experts. What CUDA adds, from its source and from figures on an H100:
+``converted``, and the constants below.
 """
 
 from __future__ import annotations
@@ -38,15 +39,20 @@ def widest(header: Header) -> int:
     """Numbers per token that one layer keeps alive at its widest moment.
 
     A gated-DeltaNet layer: its convolution's input, the same with the state in front, its output, the gate, the residual.
-    An expert layer: the chosen experts' outputs, the same weighted, the shared expert's, the residual. A dense layer: the
-    two halves of its feed-forward, its input, the residual. Attention: queries with their gate, the output, the residual.
+    A feed-forward of wide experts, or a dense one: gate, up and their product, four times the model's width beside them. Of
+    narrow experts: the chosen ones' outputs, the same weighted, the shared one's, the residual. Attention: queries with
+    their gate, the output, the residual.
     """
     width, inner, state = (_largest(header, k) for k in ("embedding_length", "ssm.inner_size", "ssm.state_size"))
     convolved = inner + 2 * _largest(header, "ssm.group_count") * state
     used, heads = _largest(header, "expert_used_count"), _largest(header, "attention.head_count")
+    wide = _largest(header, "feed_forward_length")
+    expert = _largest(header, "expert_feed_forward_length") or wide
     head = _largest(header, "attention.key_length") or (width // heads if heads else 0)
     moments = [3 * convolved + inner + width] if inner else []
-    moments += [2 * used * width + 2 * width] if used else [2 * _largest(header, "feed_forward_length") + 2 * width]
+    moments += [2 * used * width + 2 * width, 3 * used * expert + 4 * width] if used else []
+    dense = any(t.name.endswith(("ffn_up.weight", "ffn_gate.weight")) for t in header.tensors)
+    moments += [3 * wide + 4 * width] if dense else []
     return max([*moments, 3 * heads * head + 2 * width])
 
 
