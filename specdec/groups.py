@@ -41,17 +41,29 @@ def group_rows(runs: list[Run]) -> list[Row]:
 
 def drift(runs: list[Run]) -> LaunchSpread | None:
     """How much `none` moved from run to run at the same split of the same card: the variance of its logarithm, all splits
-    pooled; None where no two runs share a split."""
-    speeds: dict[object, list[float]] = defaultdict(list)
+    pooled; None where no two runs share a split. Of runs that were cut off, those prompts count that all of them have."""
+    alike: dict[object, list[list[Sample]]] = defaultdict(list)
     for run in runs:
         for engine in {arm[0] for arm in arms_of(run)}:
-            if speed := tok_s(_good(run, (engine, BASELINE, "auto"))):
-                speeds[_card(run), engine, _order(run)].append(log(speed))
-    freedom = sum(len(s) - 1 for s in speeds.values())
+            if plain := _good(run, (engine, BASELINE, "auto")):
+                alike[_card(run), engine, _order(run)].append(plain)
+    speeds = [found for sides in alike.values() if (found := _on_common_prompts(sides))]
+    freedom = sum(len(s) - 1 for s in speeds)
     if not freedom:
         return None
-    variance = sum((x - sum(s) / len(s)) ** 2 for s in speeds.values() for x in s) / freedom
+    variance = sum((x - sum(s) / len(s)) ** 2 for s in speeds for x in s) / freedom
     return LaunchSpread(variance, variance, freedom + 1)
+
+
+def _on_common_prompts(sides: list[list[Sample]]) -> list[float]:
+    """The logarithm of each side's tok/s; empty where only one of several prompts is common to all: that is no measure of
+    a machine."""
+    prompts = [{(s["prompt"], s["turn"]) for s in side} for side in sides]
+    common = set.intersection(*prompts)
+    if len(common) < min(2, max(map(len, prompts))):
+        return []
+    speeds = (tok_s([s for s in side if (s["prompt"], s["turn"]) in common]) for side in sides)
+    return [log(speed) for speed in speeds if speed]
 
 
 def _card_rows(card: str, runs: list[Run], moved: LaunchSpread | None) -> list[Row]:

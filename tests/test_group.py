@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from specdec.cli import app
 from specdec.errors import SpecdecError
-from specdec.groups import group_rows
+from specdec.groups import drift, group_rows
 from specdec.report import group
 from specdec.report.html import write
 from specdec.store import Run, find_group, plan_group, read_run
@@ -115,6 +115,26 @@ def test_what_lies_in_two_runs_carries_the_drift_between_runs(runs: list[Run]) -
         if row["same_vram"]["run"] != row["same_vram"]["plain"]["run"]:
             assert row["same_vram"]["verdict"] == "no difference shown"
     assert "moved by" in group.as_text(held)
+
+
+def test_the_drift_is_that_of_prompts_which_all_runs_have(runs: list[Run]) -> None:
+    """A run that was cut off after its two slowest prompts has not moved for that; after one prompt nothing is known."""
+
+    def cut(run: Run, prompts: int) -> Run:
+        slow = [
+            s | {"generation_s": s["generation_s"] * (9 if s["prompt"] in ("p0", "p1") else 1)} for s in run.samples
+        ]
+        kept = [f"p{i}" for i in range(prompts)]
+        return Run(run.folder, run.meta, [s for s in slow if s["prompt"] in kept])
+
+    whole = [cut(r, 12) for r in runs]
+    moved = drift(whole)
+    assert moved is not None
+    for left in (2, 1):
+        short = drift([cut(runs[0], left), *whole[1:]])
+        assert short is not None
+        assert short.variance < 4 * moved.variance
+        assert (short.launches < moved.launches) == (left == 1)
 
 
 def test_without_two_runs_at_one_split_there_is_no_verdict_across_runs(runs: list[Run]) -> None:
