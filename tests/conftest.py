@@ -4,6 +4,7 @@ SPECDEC_TEST_MODELS names a folder."""
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,12 @@ from specdec import clock as clock_module
 from specdec import decode
 from specdec.profile import bench
 from specdec.testing.nano import write_nano
+
+
+def pytest_configure() -> None:
+    """A shell's background job ignores Ctrl-C, and so would the processes that tests start and interrupt."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

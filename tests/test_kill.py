@@ -75,7 +75,7 @@ def kill_one(command: list[str], results: str, rng: random.Random) -> None:
     children = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.wait()
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive, "no orphan"
     new = [s for s in raw(results)[before:] if s["strategy"] == "recorder"]
     assert ended() - before_ended - len(new) in (0, 1), "only the generation in flight is lost"

@@ -161,7 +161,7 @@ def test_no_way_to_die_leaves_a_server_behind(fake: Any, how: signal.Signals) ->
         child = psutil.Process(int(parent.stdout.readline()))
         parent.send_signal(how)
         parent.wait()
-    gone, _ = psutil.wait_procs([child], timeout=10)
+    gone, _ = psutil.wait_procs([child], timeout=60)
     assert gone or child.status() == psutil.STATUS_ZOMBIE
 
 
