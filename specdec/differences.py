@@ -9,7 +9,7 @@ from specdec.store import Run
 
 _OF_THE_COMPARISON = {
     "target", "strategies", "strategy_files", "draft", "mtp_model", "workloads", "prompt_files", "limit", "repeats",
-    "launches", "launch_pause", "warmup", "rollback", "model", "sampling", "trace",
+    "launches", "launch_pause", "warmup", "rollback", "model", "sampling", "trace", "group",
 }  # fmt: skip
 """Options of a run that say what is compared or how often; the rest of them are settings."""
 

@@ -125,7 +125,7 @@ def _row(run: Run, arm: Arm, workload: str, group: Group, baseline: Group) -> tu
     row = {
         **fixed,
         "status": _status(arm[1], group, ok, counts["drafted"]),
-        "prompts": len({s["prompt"] for s in ok}),
+        "prompts": ratio.prompts if ratio else len({s["prompt"] for s in ok}),
         "generations": len(ok),
         "launches": len({s.get("launch", 0) for s in ok}),
         "failures": dict(Counter(s["error"] for s in group if s["status"] != "ok")),

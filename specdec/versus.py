@@ -69,7 +69,7 @@ def versus(a: Run, b: Run, allow_differences: bool = False) -> Versus:
     found = _rows(a, arms, mine, theirs)
     moved = None if settings else _plain_moved(a, b, found)
     apart = moved is not None and _are_apart(a) and _are_apart(b)
-    _judge(found, of_speedups=moved is None or apart)
+    _judge(found, may=moved is None or apart)
     lines = _lines(a, b, settings, found)
     if moved is not None:
         lines.append(_moved_line(moved, apart))
@@ -120,12 +120,15 @@ def _rows(a: Run, arms: list[Arm], mine: Generations, theirs: Generations) -> li
     return found
 
 
-def _judge(found: list[_Found], of_speedups: bool) -> None:
-    """Put verdicts into the rows. One launch says nothing of the next: no verdict on speeds, and none on speedups, of which
-    one was seen to go from 0.92 (0.90-0.95) to 0.99 (0.97-1.02) in 79 minutes (results/reference/repeat.txt)."""
-    known = [f if f.row["launches"] > 1 else None for f in found]
+def _judge(found: list[_Found], may: bool) -> None:
+    """Put verdicts into the rows, where they ``may`` be given.
+
+    One launch says nothing of the next: none on speeds then, and none on speedups, of which one was seen to go from 0.92
+    (0.90-0.95) to 0.99 (0.97-1.02) in 79 minutes (results/reference/repeat.txt).
+    """
+    known = [f if may and f.row["launches"] > 1 else None for f in found]
     speeds = judge([f.speed if f else None for f in known])
-    speedups = judge([f.speedup if f and of_speedups else None for f in known])
+    speedups = judge([f.speedup if f else None for f in known])
     for f, verdict, relative in zip(found, speeds, speedups, strict=True):
         f.row["verdict"] = verdict.text if verdict else CANNOT_TELL
         f.row["p_value"], f.row["p_corrected"] = (verdict.p, verdict.p_corrected) if verdict else (None, None)
@@ -152,7 +155,10 @@ def _row(arm: Arm, workload: str, prompts: list[tuple[str, str]], mine: Generati
 def _against_plain(
     arm: Arm, prompts: list[tuple[str, str]], mine: Generations, theirs: Generations
 ) -> tuple[Row, Estimate | None]:
-    """B's speedup over A's, each against plain decoding of its own run: what the machines do to both cancels."""
+    """B's speedup over A's, each against plain decoding of its own run: what the machines do to both cancels.
+
+    Every prompt counts as it is: a run's own table gives less weight to prompts whose rounds disagree, each run to others.
+    """
     plain = (arm[0], BASELINE, "auto")
     both = [
         k
@@ -167,7 +173,8 @@ def _against_plain(
     spreads = [s for side in sides if (s := launch_spread(side.by_launch()))]
     ratio = estimate(Pairs(np.concatenate([of_b, of_a], axis=1)[:, None], sides[0].strata), extra=spreads)
     low, high = ratio.interval() or (None, None)
-    values = (*(estimate(side).value for side in sides), ratio.value, low, high)
+    speedups = (float(s[0] / s[1] / (s[2] / s[3])) for s in (side.sum(axis=0) for side in (of_a, of_b)))
+    values = (*speedups, ratio.value, low, high)
     return dict(zip(names, values, strict=True)), ratio
 
 
@@ -217,13 +224,17 @@ def _plain_moved(a: Run, b: Run, found: Sequence[_Found]) -> float | None:
 def _are_apart(run: Run) -> bool:
     """Whether the run's launches lie so far apart that what a machine does for minutes differs between them, and so is in
     the intervals. A cell that was tried again later belongs to no launch's time."""
-    times: dict[int, list[datetime]] = defaultdict(list)
+    times: dict[int, list[tuple[datetime, datetime]]] = defaultdict(list)
     for s in run.samples:
         if not s.get("at"):
             return False  # a replay, or a run of before times were kept
-        times[s.get("launch", 0)].append(datetime.fromisoformat(s["at"]))
+        began = datetime.fromisoformat(s["at"])
+        times[s.get("launch", 0)].append((began, began + timedelta(seconds=s.get("end_to_end_s") or 0.0)))
     launches = sorted(times.values(), key=min)
-    gaps = [min(later) - max(at for at in earlier if at < min(later)) for earlier, later in pairwise(launches)]
+    gaps = []
+    for earlier, later in pairwise(launches):
+        began = min(later)[0]
+        gaps.append(began - max(ended for start, ended in earlier if start < began))
     return bool(gaps) and min(gaps) >= _APART
 
 
@@ -235,7 +246,7 @@ def _moved_line(plain: float, apart: bool) -> str:
     )
     if apart:
         return f"{line}; launches lay minutes apart, so that is in the intervals."
-    return f"{line}: no verdict on them. Settle it: run both with --launches 3 --launch-pause 10."
+    return f"{line}: no verdicts. Settle it: run both with --launches 3 --launch-pause 10."
 
 
 def _setting(difference: Difference, row: Row, ratio: Estimate) -> str | None:

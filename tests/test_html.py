@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from specdec.cli import app
 from specdec.errors import SpecdecError
+from specdec.report import answers
 from specdec.report.html import write
 from specdec.report.html.facts import Facts
 from specdec.report.html.pictures import PICTURES, draw
@@ -132,6 +133,30 @@ def test_what_drafted_nothing_is_no_contender(run: Run) -> None:
     for answer in facts.answers:
         assert "fastest measured was ngram-mod" not in answer.sentence
         assert answer.kind == "pays" or "ngram-mod drafted nothing." in answer.sentence
+
+
+@pytest.mark.parametrize(
+    ("verdict", "speedup", "idle", "kind", "sentence"),
+    [
+        ("no difference shown", 1.1, "equal within 2 %", "open", "nothing is shown to pay; the fastest measured was A"),
+        ("slower", 0.8, "faster", "does not pay", "every draft is slower than plain decoding: A 0.80"),
+        ("equal within 2 %", 1.0, "slower", "does not pay", "A 1.00 is as fast as plain decoding."),
+    ],
+)
+def test_no_verdict_on_what_drafted_nothing_is_told(
+    verdict: str, speedup: float, idle: str, kind: str, sentence: str
+) -> None:
+    alike = {"engine": "specdec", "rollback": "auto", "own_label": None, "memory_bytes": 0, "prompts": 10}
+    alike |= {"speedup_low": 0.9, "speedup_high": 1.2}
+    rows = [
+        {**alike, "strategy": "A", "status": "ok", "verdict": verdict, "speedup": speedup},
+        {**alike, "strategy": "B", "status": "inactive", "verdict": idle, "speedup": 1.01},
+    ]
+    found = answers.answer(rows)
+    assert found[0] == kind
+    assert sentence in found[1]
+    assert "B drafted nothing." in found[1]
+    assert found[1].count("B") == 1
 
 
 def test_too_few_prompts_is_no_verdict(run: Run) -> None:

@@ -69,6 +69,7 @@ def test_a_machine_that_moved_leaves_no_verdict_on_speedups_unless_launches_were
     def verdict(minutes_a: float, minutes_b: float) -> tuple[str, str]:
         got = versus(launched(run, 0.001, minutes_a), launched(faster, 0.001, minutes_b))
         row = next(r for r in got.rows if (r["strategy"], r["workload"]) == ("mtp", "all"))
+        assert row["verdict"] == row["speedup_verdict"]
         return row["speedup_verdict"], next(line for line in got.lines if line.startswith("Plain decoding ran at 1.10"))
 
     for minutes in ((0, 0), (10, 0), (10, 4), (4.9, 10)):
@@ -88,6 +89,10 @@ def test_a_machine_that_moved_leaves_no_verdict_on_speedups_unless_launches_were
         if s["launch"] == 2:
             s["at"] = (datetime.fromisoformat(s["at"]) - timedelta(minutes=9)).isoformat()
     assert versus_of_mtp(ours, theirs)[0] == "cannot tell", "the last two launches lie close together"
+    long = launched(faster, 0.001, 10)
+    for s in long.samples:
+        s["end_to_end_s"] += 400 * (s["prompt"] == run.samples[-1]["prompt"])
+    assert versus_of_mtp(ours, long)[0] == "cannot tell", "a launch ends with its last generation"
     for s in theirs.samples:
         s["at"] = None
     assert versus_of_mtp(ours, theirs) == ("cannot tell", True), "of before times were kept"
@@ -101,6 +106,21 @@ def test_another_machine_or_other_settings_may_move_plain_decoding(run: Run) -> 
     theirs.meta["environment"]["cpu"] = ours.meta["environment"]["cpu"]
     theirs.meta["context"]["threads"] = 16
     assert versus_of_mtp(ours, theirs) == ("faster", False)
+
+
+def test_cards_of_two_groups_are_comparable(run: Run) -> None:
+    other = changed(run, group="other")
+    other.meta["spec"]["group"] = "other"
+    assert versus(run, other).settings == []
+
+
+def test_both_speedups_make_the_ratio(run: Run) -> None:
+    noisy = changed(run)
+    for i, s in enumerate(noisy.samples):
+        s["generation_s"] *= 1 + 0.3 * (i * 7919 % 11) / 11
+    for r in versus(launched(run, 0.02), launched(noisy, 0.03)).rows:
+        if r["speedup_ratio"]:
+            assert r["speedup_b"] / r["speedup_a"] == pytest.approx(r["speedup_ratio"])
 
 
 def test_a_pause_between_launches_is_no_setting_but_named(run: Run) -> None:
@@ -190,13 +210,14 @@ def test_no_prompt_in_common_is_refused_even_if_allowed(run: Run) -> None:
 def test_one_launch_is_told_and_several_widen_the_interval(run: Run) -> None:
     assert any("One launch alone" in line for line in versus(run, run).lines)
 
-    steady, moving = versus(launched(run, 0.0), launched(run, 0.0)), versus(launched(run, 0.1), launched(run, 0.0))
+    steady, moving = versus(launched(run, 0.0), launched(run, 0.0)), versus(launched(run, 0.02), launched(run, 0.0))
     assert not any("One launch" in line for line in moving.lines)
     assert steady.rows[-1]["ratio_high"] < 1.001
     assert steady.rows[-1]["verdict"] == "equal within 2 %"
-    assert moving.rows[-1]["ratio_high"] - moving.rows[-1]["ratio_low"] > 0.15
+    assert moving.rows[-1]["ratio_high"] - moving.rows[-1]["ratio_low"] > 0.05
     assert moving.rows[-1]["verdict"] == "no difference shown"
-    assert versus(launched(run, 0.001), launched(changed(run, 1.5), 0.001)).rows[-1]["verdict"] == "faster"
+    faster = versus(launched(run, 0.001), launched(changed(run, 1.5, "mtp"), 0.001)).rows
+    assert next(r for r in faster if (r["strategy"], r["workload"]) == ("mtp", "all"))["verdict"] == "faster"
 
 
 def launched(run: Run, by: float, minutes: float = 0.0) -> Run:

@@ -25,11 +25,11 @@ class Answer:
 
 def answer(rows: Sequence[Row]) -> tuple[str, str]:
     """The kind and the sentence, to stand after "Over all workloads", on rows of drafting strategies."""
-    by = {v: [r for r in rows if r["verdict"] == v and r["speedup"]] for v in {r["verdict"] for r in rows}}
-    faster = sorted(by.get("faster", []), key=lambda r: -r["speedup"])
-    slower = sorted(by.get("slower", []), key=lambda r: r["speedup"])
     known = sorted((r for r in rows if r["speedup"] and r["status"] == "ok"), key=lambda r: -r["speedup"])
-    slower = [r for r in slower if r in known]
+    faster, slower, equal = (
+        [r for r in known if r["verdict"] == verdict] for verdict in ("faster", "slower", "equal within 2 %")
+    )
+    slower.reverse()
     idle = [row_name(r) for r in rows if r["status"] == "inactive"]
     none = f" {', '.join(idle)} drafted nothing." if idle else ""
     if faster:
@@ -48,7 +48,6 @@ def answer(rows: Sequence[Row]) -> tuple[str, str]:
     if len(slower) == len(known):
         return NO, f"nothing pays, every draft is slower than plain decoding: {_list(slower)}.{none}"
     rest = f"; slower: {_list(slower)}" if slower else ""
-    equal = by.get("equal within 2 %", [])
     if len(slower) + len(equal) == len(known):
         return (
             NO,
