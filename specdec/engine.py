@@ -18,7 +18,7 @@ from specdec.forced.target import ForcedTarget
 from specdec.forced.teacher import teacher_of
 from specdec.llama.devices import describe, free_bytes
 from specdec.llama.fit import ram_fit, weights_in_ram
-from specdec.llama.gguf import read_header
+from specdec.llama.gguf import whole_header
 from specdec.llama.library import gpu_names
 from specdec.llama.model import LlamaModel, runs_on_gpu
 from specdec.llama.target import LlamaTarget, batch_size
@@ -54,7 +54,7 @@ class Engine:
         spec, self._teacher = teacher_of(spec)
         self._spec, self._announce, self._watch = spec, announce, watch
         path = model_path(spec.target)
-        header = read_header(path)
+        header = whole_header(path)
         self._single = self._teacher.single if self._teacher else None
         probes = [plan.build(self._single) for plan in planned]
         for probe in probes:

@@ -129,9 +129,10 @@ class DraftModel(Strategy):
             self._model.kept(step.accepted)
 
     def expected_memory(self, target: Header, options: ModelOptions, n_ctx: int) -> list[MemoryItem]:
+        from specdec.llama.gguf import whole_header
         from specdec.vram import memory as parts
 
-        header, o = parts.whole_header(model_path(self._o.model)), options.model_copy(update=self._placement)
+        header, o = whole_header(model_path(self._o.model)), options.model_copy(update=self._placement)
         cells = n_ctx + self._o.n_max
         states = parts.recurrent(header, o)
         context = parts.compute_buffer(header, o, cells, min(o.ubatch_size, cells), rows=1)

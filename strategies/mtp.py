@@ -141,9 +141,10 @@ class Mtp(Strategy):
         return Draft(tokens, confidence=confidence if self.tell_confidence else None)
 
     def expected_memory(self, target: Header, options: ModelOptions, n_ctx: int) -> list[MemoryItem]:
+        from specdec.llama.gguf import whole_header
         from specdec.vram import memory as parts
 
-        header = parts.whole_header(model_path(self._o.model)) if self._o.model else target
+        header = whole_header(model_path(self._o.model)) if self._o.model else target
         own = parts.weights(header, options) if self._o.model else []
         context = parts.compute_buffer(header, options, n_ctx, self._o.ubatch_size, rows=1, mtp=True)
         kept = parts.kv(header, options, n_ctx, mtp=True) + parts.output(header, rows=1)

@@ -8,9 +8,10 @@ import gguf
 import pytest
 
 from specdec.errors import SpecdecError
-from specdec.llama.gguf import read_header
+from specdec.llama.gguf import read_header, whole_header
 from specdec.llama.model import LlamaModel
 from specdec.spec import ModelOptions
+from specdec.testing.nano import write_nano, write_out
 
 
 @pytest.mark.parametrize("whole", [False, True])
@@ -28,8 +29,6 @@ def test_same_as_the_gguf_package(nano_hybrid: Path, whole: bool) -> None:
 
 
 def test_large_arrays_are_skipped_but_counted(tmp_path: Path) -> None:
-    from specdec.testing.nano import write_nano
-
     header = read_header(write_nano(tmp_path / "v.gguf", "dense", n_vocab=3000))
     assert header.metadata["tokenizer.ggml.tokens"] is None
     assert header.arrays["tokenizer.ggml.tokens"] == 3000
@@ -79,3 +78,29 @@ def test_unknown_architecture_is_one_line(tmp_path: Path) -> None:
     writer.close()
     with pytest.raises(SpecdecError, match="does not know the architecture 'no-such-arch'"):
         LlamaModel(tmp_path / "odd.gguf", ModelOptions())
+
+
+def test_a_model_in_parts_is_read_whole(nano_hybrid: Path, tmp_path: Path) -> None:
+    """Its MTP layer lies in the last part; what is told of memory must know it."""
+    reader = gguf.GGUFReader(nano_hybrid)
+    values = {name: field for name, field in reader.fields.items() if not name.startswith("GGUF.")}
+    architecture = str(values.pop("general.architecture").contents())
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", architecture, split_max_tensors=len(reader.tensors) * 2 // 3)
+    for name, field in values.items():
+        sub_type = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(name, field.contents(), field.types[0], sub_type)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    write_out(writer)
+    first, last = sorted(tmp_path.glob("m-*.gguf"))
+    whole, parts = (LlamaModel(path, ModelOptions(threads=1), mtp=True) for path in (nano_hybrid, first))
+    assert (parts.mtp_bytes, len(parts.header.tensors)) == (whole.mtp_bytes, len(whole.header.tensors))
+    assert parts.header.file_bytes == first.stat().st_size + last.stat().st_size
+    for model in (whole, parts):
+        model.close()
+    last.unlink()
+    with pytest.raises(SpecdecError, match=f"there is no file .*{last.name}"):
+        LlamaModel(first, ModelOptions())
+    first.rename(tmp_path / "renamed.gguf")
+    with pytest.raises(SpecdecError, match=r"renamed\.gguf is one of 2 parts"):
+        whole_header(tmp_path / "renamed.gguf")

@@ -137,6 +137,12 @@ def _beside_a_run(call: Any, nano: Path) -> None:
     assert "does not fit this run: other processor" in err
     out = call("predict", "--run", run)[1]
     assert "differs from the profile in: processor" in out
+    assert "At every draft length" in out
+    (strategy,) = (s for s in meta["strategies"] if s["name"] == "mtp")
+    for other in ({"file_sha256": "another"}, {"options": strategy["options"] | {"p_min": 0.5}}):
+        strategies = [s | other if s is strategy else s for s in meta["strategies"]]
+        (run / "run.json").write_bytes(orjson.dumps(meta | {"strategies": strategies}))
+        assert "At every draft length" not in call("predict", "--run", run)[1]
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import mmap
+import re
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,21 @@ def read_header(path: Path, whole_arrays: bool = False) -> Header:
     if whole_arrays:  # some MB: kept by whoever asked
         return _read(path, found.st_size, True)
     return _read_once(path, found.st_size, found.st_mtime_ns)
+
+
+def whole_header(path: Path) -> Header:
+    """The header of a model, of all its parts where the file is the first of several."""
+    header = read_header(path)
+    parts = int(header.metadata.get("split.count", 0))
+    if parts < 2:
+        return header
+    found = re.fullmatch(r"(.*)-\d{5}-of-(\d{5})\.gguf", path.name)
+    if found is None:
+        raise SpecdecError(f"{path.name} is one of {parts} parts, and its name does not tell the others'.")
+    names = [path.with_name(f"{found[1]}-{i:05d}-of-{found[2]}.gguf") for i in range(1, parts + 1)]
+    headers = [read_header(name) for name in names]
+    tensors = tuple(t for h in headers for t in h.tensors)
+    return replace(headers[0], tensors=tensors, file_bytes=sum(h.file_bytes for h in headers))
 
 
 @lru_cache(maxsize=32)

@@ -16,7 +16,7 @@ import psutil
 from specdec.errors import OutOfMemory, SpecdecError, tells_of_memory
 from specdec.llama.accounting import buffers
 from specdec.llama.devices import devices
-from specdec.llama.gguf import Header, read_header
+from specdec.llama.gguf import Header, whole_header
 from specdec.llama.library import extra_buffers_are_safe, ggml_function, gpu_names, llama, log
 from specdec.spec import ModelOptions
 from specdec.types import MemoryItem, Message, TokenArray
@@ -68,7 +68,7 @@ class LlamaModel:
         vocab_only: bool = False,
     ) -> None:
         self.path, self.options, self.mtp = path, options, mtp
-        self.header: Header = read_header(path)
+        self.header: Header = whole_header(path)
         L = self._lib = llama()
         if extra_buffers is None:
             extra_buffers = extra_buffers_are_safe()

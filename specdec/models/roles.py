@@ -12,10 +12,9 @@ from math import prod
 from typing import Any
 
 from specdec.errors import SpecdecError
-from specdec.llama.gguf import Header, read_header
+from specdec.llama.gguf import Header, read_header, whole_header
 from specdec.llama.vocab import compare_vocabularies
 from specdec.models.local import LocalModel
-from specdec.vram.memory import whole_header
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from specdec.errors import SpecdecError
 from specdec.llama.devices import free_bytes
-from specdec.llama.gguf import read_header
+from specdec.llama.gguf import whole_header
 from specdec.llama.library import gpu_names
 from specdec.llama.model import LlamaModel, runs_on_gpu
 from specdec.llama.target import LlamaTarget
@@ -55,7 +55,7 @@ class Job:
 def prepare(spec: ProfileSpec, say: Say) -> Job:
     """Load the model, choose strategies and depths, and find out how long it will take."""
     path = model_path(spec.target)
-    header = read_header(path)
+    header = whole_header(path)
     planned = strategies_of(spec, header.nextn_layers > 0 or bool(spec.mtp_model))
     probes = [p.build() for p in planned]
     for probe in probes:

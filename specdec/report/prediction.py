@@ -8,7 +8,7 @@ import numpy as np
 from tabulate import tabulate
 
 from specdec.metrics import ENGINE, PLAIN_MOVED
-from specdec.profile.compare import CLEAR, FLAG, PredictionRow, drift, own_samples
+from specdec.profile.compare import CLEAR, FLAG, PredictionRow, drift, own_samples, unlike_strategy
 from specdec.profile.predict import Expected, expect, lengths_of
 from specdec.profile.steps import Ints
 from specdec.profile.stored import Profile
@@ -104,11 +104,15 @@ def expectations(profile: Profile, rates: Sequence[float], depth: int) -> list[E
 
 def from_run(run: Run, profile: Profile) -> dict[str, list[Expected]]:
     """By strategy, what its shorter drafts would give with the conditional acceptance that a run recorded over all
-    workloads. Only of the longest draft recorded, only where every draft was whole (n-grams are as long as they are)."""
+    workloads. Only of the longest draft recorded; only of strategies that the profile measured as they ran; only where
+    every draft was whole: n-grams are as long as they are, and of drafts that lacked confidence nothing is known.
+    """
     named = {s["label"]: s for s in run.meta["strategies"]}
     longest: dict[str, tuple[int, list[float], int]] = {}
     for label, described in named.items():
-        if described["name"] not in profile.strategies or "n_max" not in described["options"]:
+        options = described["options"]
+        selective = options.get("p_min", 0.0) > 0 or options.get("n_min", 0) > 1
+        if unlike_strategy(described, profile) or "n_max" not in options or selective:
             continue
         steps = [s for s in own_samples(run) if s["strategy"] == label]
         drafted = np.array([d for s in steps for d in s["steps"]["drafted"]], np.int64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from specdec.forced.teacher import Teacher
-from specdec.llama.gguf import Header, read_header
+from specdec.llama.gguf import Header, whole_header
 from specdec.models import model_path
 from specdec.registry import Defaults, Planned, Registry
 from specdec.runner.engines import check_engines
@@ -32,7 +32,7 @@ def check_headers(spec: RunSpec, planned: list[Planned], teacher: Teacher | None
     check_engines(spec.engines)
     if "llama-server" in spec.engines:
         find_binary(spec.llama_server)
-    header = read_header(model_path(spec.target))
+    header = whole_header(model_path(spec.target))
     for plan in planned:
         plan.build(teacher.single if teacher else None).check(header)
     if teacher is not None:

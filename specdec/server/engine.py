@@ -13,7 +13,7 @@ from time import perf_counter, sleep
 from specdec.arms import Arm, Attempt, do
 from specdec.conversation import fit_context, history, rounded, seeded
 from specdec.errors import SpecdecError
-from specdec.llama.gguf import read_header
+from specdec.llama.gguf import whole_header
 from specdec.llama.library import extra_buffers_are_safe
 from specdec.llama.model import LlamaModel
 from specdec.models import model_path
@@ -61,7 +61,7 @@ class ServerEngine:
         binary = find_binary(spec.llama_server)
         self._spec, self._announce, self.binary = spec, announce, binary
         path = model_path(spec.target)
-        header = read_header(path)
+        header = whole_header(path)
         self._own_logs = None if logs else tempfile.TemporaryDirectory(prefix="specdec-")
         self._pool = Pool(binary, logs or Path(str(self._own_logs and self._own_logs.name)), announce)
         self.model = LlamaModel(path, spec.model, vocab_only=True)

@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from specdec.errors import SpecdecError
-from specdec.llama.gguf import Header
+from specdec.llama.gguf import Header, whole_header
 from specdec.metrics import BASELINE
 from specdec.models import model_path
 from specdec.registry import Defaults, Registry, default_strategies
@@ -20,7 +20,7 @@ from specdec.spec import ModelOptions, RunSpec
 from specdec.syntax import Value
 from specdec.vram.cards import Card
 from specdec.vram.items import Case, itemise
-from specdec.vram.memory import GPU, mtp_weights, on, whole_header
+from specdec.vram.memory import GPU, mtp_weights, on
 from specdec.vram.overheads import MIB
 from specdec.vram.plan import Fit, fit, same_split
 

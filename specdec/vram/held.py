@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from specdec.arms import Arm
 from specdec.llama.accounting import in_ram
 from specdec.llama.fit import placed
+from specdec.llama.gguf import whole_header
 from specdec.llama.memory import LlamaMemory
 from specdec.llama.model import LlamaModel, runs_on_gpu
 from specdec.llama.target import LlamaTarget
 from specdec.strategy import Strategy
 from specdec.types import MemoryItem
 from specdec.vram.items import TARGET, Item
-from specdec.vram.memory import whole_header
 
 MTP_WEIGHTS = "MTP weights"
 """The kind of the MTP layer's weights: loaded with the model, needed by a strategy."""

@@ -7,15 +7,13 @@ Sliding windows are counted as full attention: an upper bound.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from pathlib import Path
 
 from specdec.errors import SpecdecError
 from specdec.llama.fit import first_on_gpu, placed
-from specdec.llama.gguf import Header, read_header
+from specdec.llama.gguf import Header
 from specdec.spec import ModelOptions
 from specdec.types import MemoryItem
 from specdec.vram.overheads import DENSE_SCRATCH, EXPERTS_SCRATCH, compute, vocabulary_size
@@ -25,21 +23,6 @@ _F32 = 4
 _FLOATS = ("f16", "bf16", "f32")
 _UNKNOWN_STATES = ("time_mix", "ssm_conv1d_q", "indexer")
 """In names of tensors: layers whose memory has another form (RWKV, Kimi's delta attention, sparse attention's index)."""
-
-
-def whole_header(path: Path) -> Header:
-    """The header of a model, of all its parts where the file is the first of several."""
-    header = read_header(path)
-    parts = int(header.metadata.get("split.count", 0))
-    if parts < 2:
-        return header
-    found = re.fullmatch(r"(.*)-\d{5}-of-(\d{5})\.gguf", path.name)
-    if found is None:
-        raise SpecdecError(f"{path.name} is one of {parts} parts, and its name does not tell the others'.")
-    names = [path.with_name(f"{found[1]}-{i:05d}-of-{found[2]}.gguf") for i in range(1, parts + 1)]
-    headers = [read_header(name) for name in names]
-    tensors = tuple(t for h in headers for t in h.tensors)
-    return dataclasses.replace(headers[0], tensors=tensors, file_bytes=sum(h.file_bytes for h in headers))
 
 
 def weights(header: Header, options: ModelOptions, mtp: bool = False) -> list[MemoryItem]:
