@@ -76,14 +76,16 @@ def strategy_name(row: Row) -> str:
 
 
 def _needs(ratio: Estimate | None, comparisons: int) -> dict[str, int] | None:
-    """The rounds, or where those will not do the prompts, that would find ``WANTED``; None where this run could."""
+    """The rounds, or where those will not do the prompts, that would find ``WANTED``; None where this run could, or where
+    launches differ too much for either."""
     smallest = smallest_effect(ratio, comparisons) if ratio else None
     if ratio is None or smallest is None or smallest <= WANTED:
         return None
     plan = rounds_for(ratio, comparisons)
     if plan is not None:
         return {"launches": plan.launches, "repeats": plan.repeats}
-    return {"prompts": prompts_for(ratio, comparisons) or 0}
+    prompts = prompts_for(ratio, comparisons)
+    return {"prompts": prompts} if prompts else None
 
 
 def engine_ratios(run: Run) -> list[Row]:

@@ -83,6 +83,23 @@ def test_rounds_and_prompts_that_would_find_it() -> None:
     assert (smallest_effect(few, 1), rounds_for(few, 1), prompts_for(few, 1)) == (None, None, None)
 
 
+def test_what_launches_differ_by_shrinks_with_launches_alone() -> None:
+    """Each process moves the arm by 3 %: repeats in three of them would never find 3 %, and neither would prompts."""
+
+    def table(launches: int, repeats: int, seed: int) -> Estimate:
+        rng = np.random.default_rng(seed)
+        moves = np.repeat(0.03 * rng.standard_normal(launches), repeats)
+        order = np.repeat(np.arange(launches), repeats).tolist()
+        return estimate(pairs(moves + 0.02 * rng.standard_normal((40, launches * repeats)), order))
+
+    plan = rounds_for(table(3, 1, 4), 1)
+    assert plan is not None
+    assert plan.launches > 5
+    assert prompts_for(table(3, 1, 4), 1) is None
+    found = [smallest_effect(table(plan.launches, plan.repeats, seed), 1) for seed in range(20)]
+    assert np.median([f for f in found if f is not None]) == pytest.approx(0.03, abs=0.01)
+
+
 def test_the_note_says_it_in_two_lines() -> None:
     rows = [
         {"strategy": "mtp", "smallest_effect": 0.041, "needs": {"launches": 3, "repeats": 2}, "uneven": 0.1},
@@ -96,3 +113,4 @@ def test_the_note_says_it_in_two_lines() -> None:
     ]
     assert could_find(rows[1:2])[1] == "To find 3%, about 200 prompts: more rounds of these will not do."
     assert could_find(rows[2:]) == []
+    assert could_find([rows[0] | {"needs": None}])[1] == "Launches differ too much to plan for 3%: mtp."

@@ -8,7 +8,7 @@ from specdec.types import Row
 
 
 def could_find(total: list[Row]) -> list[str]:
-    """Two lines of the rows ``all``: the differences that would have been found, and the run that finds ``WANTED``."""
+    """Lines of the rows ``all``: the differences that would have been found, and the run that finds ``WANTED``."""
     known = [r for r in total if r["smallest_effect"] is not None]
     if not known:
         return []
@@ -25,6 +25,8 @@ def could_find(total: list[Row]) -> list[str]:
     elif plans:
         prompts = max(p["prompts"] for p in plans)
         lines.append(f"To find {WANTED:.0%}, about {prompts:,} prompts: more rounds of these will not do.")
+    if restless := [row_name(r) for r in known if not r["needs"] and r["smallest_effect"] > WANTED]:
+        lines.append(f"Launches differ too much to plan for {WANTED:.0%}: {', '.join(restless)}.")
     return lines
 
 
