@@ -67,7 +67,7 @@ def test_a_strategy_file_joins(
 def test_profile_then_predict_then_report(call: Any, nano_hybrid: Path) -> None:
     code, out, err = call("profile", "--target", nano_hybrid, "--strategies", "mtp", "--experts", *PROFILE)
     assert code == 0, err
-    assert "at most" in err
+    assert "settings at depths 32, 64: about" in err
     for words in (
         "Verify cost curve at 64",
         "snapshots",

@@ -23,8 +23,11 @@ from specdec.profile.costs import Costs
 from specdec.profile.predict import Arm, predict_steps
 from specdec.profile.steps import join_steps, level, slowness
 from specdec.profile.stored import Profile
+from specdec.replay.cost import ProfileCosts
 from specdec.report.prediction import beside_table
-from specdec.store import Run
+from specdec.store import Run, read_run
+
+REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference"
 
 
 def test_run_and_profile_side_by_side(clock: Time) -> None:
@@ -189,3 +192,15 @@ def _run(clock: Time, profile: Profile, recurrent: bool, stretch: float = 1.0) -
     arms.append(arms[1] | {"engine": "llama-server"})
     meta = {k: profile.meta[k] for k in ("environment", "model", "context", "labels", "spec")}
     return Run(Path("r"), meta | {"kind": "compare", "arms": arms, "strategies": described}, samples)
+
+
+def test_a_profile_prices_the_states_that_a_run_would_keep() -> None:
+    """As many as its drafts are long, however many the profile kept."""
+    run = read_run(REFERENCE / "20261122-135041-ed97")
+    costs, profile = ProfileCosts(run), Profile(run)
+    accepted = np.arange(200) % 2
+    for longest in (1, 2):
+        drafted = np.full(200, longest)
+        got = costs.seconds(f"mtp(n_max={longest})", drafted, accepted, 512)["verify"]
+        arm = Arm("mtp", snapshots=longest, n_max=longest)
+        assert got.sum() == pytest.approx(predict_steps(drafted, accepted, profile, arm, 512)["verify"].sum())

@@ -47,6 +47,17 @@ def test_the_page_holds_the_figures(clock: Time, recurrent: bool) -> None:
         drawn.picture("prompts", "svg")
 
 
+def test_a_profile_that_was_cut_off_is_read(clock: Time) -> None:
+    """A strategy was measured at the first depth only."""
+    run = copy.deepcopy(measured(clock, True).run)
+    last = Profile(run).strategies[-1]
+    run.samples[:] = [s for s in run.samples if (s.get("strategy"), s.get("depth")) != (last, DEPTHS[1])]
+    cut = Profile(run)
+    assert list(cut.drafting(last)[1]) == [DEPTHS[0]]
+    assert "Drafting, ms a step" in tables.as_text(run)
+    check_page(write.of_profile(run).render())
+
+
 def _with_curve(profile: Profile, milliseconds: dict[int, float], wobble: float) -> Profile:
     """The same, where plain passes over n tokens take so long, more or less by ``wobble``."""
     run = copy.deepcopy(profile.run)
@@ -74,7 +85,7 @@ def _with_curve(profile: Profile, milliseconds: dict[int, float], wobble: float)
         (
             {1: 10, 2: 15, 16: 90, 33: 490},
             0.0,
-            ["somewhere between lies a step. See where: --lengths 16,18,20,"],
+            ["somewhere between lies a step. See where: --lengths 16,18,20,22,24,26,28,30,32,33."],
         ),
         ({1: 10, 2: 20, 16: 160, 33: 330}, 0.0, []),
         ({1: 10, 2: 15, 31: 160, 32: 500}, 0.9, []),

@@ -60,7 +60,7 @@ def _sentence(first: Jump, *deeper: Jump) -> str:
     )
     if first.longer > first.shorter + 1:
         stride = -(-(first.longer - first.shorter) // 16)
-        lengths = ",".join(str(n) for n in range(first.shorter, first.longer + 1, stride))
+        lengths = ",".join(str(n) for n in (*range(first.shorter, first.longer, stride), first.longer))
         return f"{said}: somewhere between lies a step. See where: --lengths {lengths}."
     word = "costs that much more" if first.longer_s > first.shorter_s else "is cheaper"
     than = f"one of {first.shorter - 1}" if first.shorter > 1 else "none"

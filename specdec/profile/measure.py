@@ -31,7 +31,7 @@ def take_profile(spec: ProfileSpec, results: Path, say: Say) -> Path:
     job = prepare(spec, say)
     try:
         depths = ", ".join(f"{d:,}" for d in job.depths)
-        say(f"{len(job.settings)} settings at depths {depths}: at most {_minutes(job.seconds)}")
+        say(f"{len(job.settings)} settings at depths {depths}: about {_minutes(job.seconds)}")
         with create(results, _meta(job)) as writer:
             say(f"Writing {writer.folder}")
             for sweep in range(sweeps(spec.repeats)):

@@ -170,8 +170,8 @@ def context_of(depth: int, longest: int) -> int:
 
 
 def seconds(settings: list[Setting], depths: Iterable[int], repeats: int, settle: int, t1: float, tp: float) -> float:
-    """Upper bound of the time that measuring takes: a pass over n tokens costs at most one over 1 token and n of a
-    prompt (``t1``, ``tp`` seconds)."""
+    """About the time that measuring takes: a pass over n tokens costs one over 1 token and n of a prompt (``t1``, ``tp``
+    seconds), which is more than it does, unless long passes copy experts to a GPU."""
     rng, total = random.Random(0), 0.0
     for setting in settings:
         wants = constant(setting, settle, 0, rng) + changing(setting, rng)

@@ -47,8 +47,8 @@ def draft_costs(profile: Profile) -> list[DraftCost]:
     """Every measured strategy at every measured depth and draft length."""
     found = []
     for strategy in dict.fromkeys(profile.strategies):
-        for depth in profile.depths:
-            measured = set(profile.drafting(strategy)[1][depth].steps.drafted.tolist())
+        for depth, costs in profile.drafting(strategy)[1].items():  # of a profile that was cut off, not all depths
+            measured = set(costs.steps.drafted.tolist())
             for length in (k for k in lengths_of(profile, strategy) if k in measured):
                 never = expect(profile, strategy, length, [0.0] * length, depth)
                 always = expect(profile, strategy, length, [1.0] * length, depth)

@@ -108,7 +108,11 @@ class ProfileCosts:
         call = parse(strategy)[0]
         options = dict(call.options)
         longest, p_min = options.get("n_max", drafted.max(initial=0)), options.get("p_min", 0.0)
-        arm = Arm(self._measured(call), n_max=int(longest), p_min=float(p_min))
+        name = self._measured(call)
+        kept = self._profile.drafting(name)[0].snapshots if name in self._profile.strategies else 0
+        arm = Arm(
+            name, snapshots=min(kept, int(longest)), n_max=int(longest), p_min=float(p_min)
+        )  # as a run keeps them
         counts = drafted.astype(np.int64), accepted.astype(np.int64)
         phases = {
             name: np.asarray(s, np.float64) for name, s in predict_steps(*counts, self._profile, arm, n_prompt).items()
