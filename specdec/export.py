@@ -15,7 +15,7 @@ from specdec.models import model_path
 from specdec.registry import Planned, Registry
 from specdec.server.client import sampling_fields
 from specdec.server.options import NoCounterpart, model_arguments, strategy_arguments
-from specdec.spec import RunSpec
+from specdec.spec import RunSpec, stored_spec
 from specdec.store import Run
 from specdec.types import Row, Sampling
 
@@ -72,7 +72,7 @@ def winner(run: Run, workload: str = ALL) -> Winner:
     label = row["own_label"] or row["label"]
     if label != "real":
         why += f" [{label}: not measured on text that the model wrote]"
-    spec = RunSpec.model_validate(run.meta["spec"])
+    spec = stored_spec(run.meta["spec"])
     defaults: Any = {"draft": {"model": spec.draft}, "mtp": {"model": spec.mtp_model}}
     plans = {p.label: p for p in Registry(spec.strategy_files).plan(spec.strategies, defaults)}
     return Winner(run, spec, row, plans[row["strategy"]], _sampling(run, spec), why)

@@ -157,6 +157,19 @@ def make_spec(command: str = "compare", /, **values: object) -> RunSpec:
     return check(RunSpec, command, values)
 
 
+def stored_spec(values: Mapping[str, object]) -> RunSpec:
+    """The options of a stored run; a one-line error where they are another version's."""
+    try:
+        return RunSpec.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(p) for p in first["loc"])
+        raise SpecdecError(
+            f"the run was made by another version of specdec: its option {name}: {first['msg']}.",
+            "Use that version; run.json names it.",
+        ) from error
+
+
 def check(kind: type[Spec], command: str, values: Mapping[str, object]) -> Spec:
     """A specification of ``kind``, or a one-line error that names the option of ``command`` and the fault;
     ``command`` is the command line's, as ``compare``, or a function, as ``specdec.compare``.

@@ -52,6 +52,7 @@ def answer(engine: ServerEngine, arm: Arm | None = None) -> ServedGeneration:
 
 def test_answers_come_in_specdecs_words(fake: Any, engines: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLAMA_ARG_CTX_SIZE", "17")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # a proxy for the web is none for this machine's server
     engine = engines(fake(), "ngram-simple")
     lengths = engine.fit([PROMPT])
     assert [a.planned.label for a in engine.arms] == ["none", "ngram-simple"]

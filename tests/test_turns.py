@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from recording import MODEL, Quiet
+from recording import MODEL, PROMPTS, Quiet
 
 from specdec.errors import SpecdecError
 from specdec.runner import compare, compare_in_turns, estimate_seconds, prepare, resume, resume_in_turns
@@ -202,3 +203,32 @@ def test_an_interrupted_group_is_finished_in_turns(nano_dense: Path) -> None:
     assert [launches_of(read_run(folder)) for folder in folders] == [[0, 1, 2]] * 3
     with pytest.raises(SpecdecError, match="results/g is finished"):
         resume_in_turns(group_in("results"), Told(), name_of)
+
+
+def test_a_launch_of_conversations_is_whole_with_all_their_turns(nano_dense: Path) -> None:
+    Path("p.jsonl").write_text("\n".join(json.dumps(p) for p in PROMPTS[1:]))
+    spec = run_of(nano_dense, "talker", 2).model_copy(
+        update={"workloads": (), "prompt_files": ("p.jsonl",), "group": "g"}
+    )
+    run = read_run(compare(spec, Path("results"), Told(), launches=1))
+    assert [len(run.samples), run.meta["cells"]] == [6, 8]
+    observer = Told()
+    folders, _ = resume_in_turns(group_in("results"), observer, name_of)
+    assert observer.told("Run ") == ["Run 1 of 1, launch 2 of 2: talker"]
+    assert len(read_run(folders[0]).samples) == 12
+    lines = (run.folder / "samples.jsonl").read_text().splitlines(keepends=True)
+    (run.folder / "samples.jsonl").write_text("".join(lines[:5]))
+    meta = json.loads((run.folder / "run.json").read_text()) | {"status": "started"}
+    (run.folder / "run.json").write_text(json.dumps(meta))
+    observer = Told()
+    resume_in_turns(group_in("results"), observer, name_of)
+    assert len(observer.told("Run ")) == 2, "a turn was missing"
+
+
+def test_options_of_another_version_are_named(nano_dense: Path) -> None:
+    folder = compare(run_of(nano_dense, "mine", 2), Path("results"), Told(), launches=1)
+    meta = json.loads((folder / "run.json").read_text())
+    meta["spec"]["newer"] = 1
+    (folder / "run.json").write_text(json.dumps(meta))
+    with pytest.raises(SpecdecError, match="another version of specdec: its option newer"):
+        resume(read_run(folder), Told())

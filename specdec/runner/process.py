@@ -40,6 +40,8 @@ _GRACE_S = 5.0
 """The worker ends itself at its time limit, with tracebacks; so much later it is killed."""
 
 _LATE = "timed out: no end within its time limit (--cell-timeout)"
+_WATCHDOG = "Timeout ("
+"""How faulthandler begins what it says when the worker ends itself for the time it took."""
 _TELLING = re.compile(r"GGML_ASSERT|GGML_ABORT|CUDA error|terminate called|what\(\):|Error: ")
 _WINDOWS = {3: "abort", 0xC0000005: "access violation", 0xC00000FD: "stack overflow", 0xC0000409: "abort"}
 
@@ -99,7 +101,9 @@ class WorkerProcess:
             if monotonic() - began >= limit_s + _GRACE_S:
                 raise self._killed("timed out", _LATE)
             if self._taken() > self._ram_limit:
-                raise self._killed("out-of-memory", f"out of memory: it took more than {_mib(self._ram_limit)} of RAM")
+                raise self._killed(
+                    "out-of-memory", f"out of memory: it took more than {_mib(self._ram_limit)} of RAM (--ram-limit)"
+                )
 
     def close(self, patience_s: float = 20.0) -> None:
         """Let it end by itself, but not longer than ``patience_s``; then, and where it has gone already, clean up."""
@@ -158,11 +162,12 @@ class WorkerProcess:
         code = self._process.poll()
         self.kill()
         lines = list(self.log)
-        if late:
+        if late or any(line.startswith(_WATCHDOG) for line in lines):
             return WorkerLost("timed out", _LATE, code, lines)
         error = f"crashed: {_name(code)}"
         telling = [line for line in lines if _TELLING.search(line)]
-        starved = tells_of_memory("\n".join(lines)) or _oom_kills() > self._oom_kills
+        chosen = code == -9 and _oom_kills() > self._oom_kills  # the count is the whole machine's
+        starved = tells_of_memory("\n".join(lines)) or chosen
         if starved:
             told = [line for line in lines if tells_of_memory(line)]
             said = told[-1] if told else "the kernel's out-of-memory killer chose it"

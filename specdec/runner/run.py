@@ -13,7 +13,7 @@ from specdec.monitor import system
 from specdec.runner.order import WARMUP_TOKENS, CellKey
 from specdec.runner.plan import Observer, Plan, describe, prepare, what_changed
 from specdec.runner.schedule import Schedule
-from specdec.spec import RunSpec
+from specdec.spec import RunSpec, stored_spec
 from specdec.store import Run, RunWriter, Sample, cell_key, create, reopen
 from specdec.types import Limits
 
@@ -41,7 +41,7 @@ def resume(run: Run, observer: Observer, retry_failed: bool = False, launches: i
     if run.finished and not (retry_failed and any(s["status"] != "ok" for s in run.samples)):
         what = "has no failed cells" if retry_failed else "is finished"
         raise SpecdecError(f"{run.folder} {what}.", f"Read it with: specdec report {run.folder}")
-    plan = prepare(RunSpec.model_validate(run.meta["spec"]), observer)
+    plan = prepare(stored_spec(run.meta["spec"]), observer)
     try:
         what_differs = what_changed(run.meta, describe(plan))
         if what_differs:

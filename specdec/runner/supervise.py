@@ -123,6 +123,8 @@ class Supervisor:
                 self._workers.pass_on(message)
                 if "turn" in message:
                     turn, patience_s = message["turn"], order["limit_s"]
+                elif "opening" in message:
+                    patience_s = self._workers.limits.opening()
                 elif "sample" in message:
                     sample = message["sample"]
                     failed = sample["status"] != "ok"

@@ -3,14 +3,15 @@ at a time, meets all of them and not one."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
 from specdec.errors import SpecdecError
 from specdec.runner.plan import Observer
 from specdec.runner.run import compare, pause, resume
-from specdec.spec import RunSpec
-from specdec.store import Group, Run, cell_key, plan_group, read_run
+from specdec.spec import RunSpec, stored_spec
+from specdec.store import Group, Run, Sample, cell_key, plan_group, read_run
 
 Name = Callable[[RunSpec], str]
 
@@ -34,8 +35,8 @@ def resume_in_turns(group: Group, observer: Observer, name: Name) -> tuple[list[
     Returns the folders of all its runs and how many could not be finished. Raises ``SpecdecError`` where nothing is left to
     do.
     """
-    begun = [(_spec(run.meta["spec"]), run) for run in map(read_run, group.folders)]
-    runs = [_spec(spec) for spec in group.specs] or [spec for spec, _ in begun]
+    begun = [(stored_spec(run.meta["spec"]), run) for run in map(read_run, group.folders)]
+    runs = [stored_spec(spec) for spec in group.specs] or [spec for spec, _ in begun]
     finished = [spec for spec, run in begun if run.finished]
     left = [run for run in runs if run not in finished]
     if not left:
@@ -43,9 +44,6 @@ def resume_in_turns(group: Group, observer: Observer, name: Name) -> tuple[list[
     folders = {left.index(spec): run.folder for spec, run in begun if spec in left}
     made, failed = _in_turns(left, folders, group.folder.parent, observer, name)
     return list(dict.fromkeys([*group.folders, *made])), failed
-
-
-_spec = RunSpec.model_validate
 
 
 def _in_turns(
@@ -82,9 +80,12 @@ def _in_turns(
 
 
 def _launches(run: Run) -> tuple[int, bool]:
-    """How many launches of a run were begun, and whether the last of them has all its cells. (Of conversations that is not
-    said: the last one may lack turns. Then the launch is taken up, if for nothing.)"""
+    """How many launches of a run were begun, and whether the last of them has all its cells."""
     last = max((int(s["launch"]) for s in run.samples), default=-1)
-    cells = {cell_key(s) for s in run.samples if s["launch"] == last}
-    single = all(p["turns"] == 1 for p in run.meta["prompts"])
-    return last + 1, single and len(cells) == run.meta["cells"] / run.meta["spec"]["launches"]
+    turns = {p["id"]: p["turns"] for p in run.meta["prompts"]}
+    cells: dict[tuple[object, ...], list[Sample]] = defaultdict(list)
+    for s in run.samples:
+        if s["launch"] == last:
+            cells[cell_key(s)].append(s)
+    whole = [c for c in cells.values() if c[-1]["status"] != "ok" or c[0]["warmup"] or len(c) == turns[c[0]["prompt"]]]
+    return last + 1, len(whole) == run.meta["cells"] / run.meta["spec"]["launches"]

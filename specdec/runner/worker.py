@@ -159,6 +159,7 @@ class Server:
             self._guarded(order["arm"], lambda: self.engine.ready(arm))
             if self._spec.warmup and not head["warmup"] and order["arm"] not in self._warm:
                 self._warm_up(order)
+                self._guarded(order["arm"], lambda: self.engine.ready(arm))  # a server may have to be started anew
             self._warm.add(order["arm"])
             for sample in self._samples(arm, order):
                 self._tell({"sample": head | {"turn": turn} | sample})
@@ -223,15 +224,19 @@ def _failure(error: Exception, during: str = "") -> dict[str, Any]:
     if isinstance(error, SpecdecError):
         status = "out-of-memory" if isinstance(error, OutOfMemory) else "error"
         log = {"log": error.log} if isinstance(error, ServerDied) else {}  # its own, not this process's
-        return {"status": status, "error": during + error.what, "traceback": "", **log}
+        return {"status": status, "error": _one_line(during + error.what), "traceback": "", **log}
     where = "".join(traceback.format_exception(error)[-3:])
     if isinstance(error, MemoryError):
         return {
             "status": "out-of-memory",
-            "error": f"{during}out of memory: {error or 'no more RAM'}",
+            "error": _one_line(f"{during}out of memory: {error or 'no more RAM'}"),
             "traceback": where,
         }
-    return {"status": "error", "error": f"{during}{type(error).__name__}: {error}", "traceback": where}
+    return {"status": "error", "error": _one_line(f"{during}{type(error).__name__}: {error}"), "traceback": where}
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _now() -> str:

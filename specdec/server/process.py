@@ -179,12 +179,13 @@ class Server:
         self.process.wait()
 
     def _wait(self) -> None:
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever proxy the user has for the web
         limit = time.monotonic() + self._timeout_s
         while time.monotonic() < limit:
             if not self.running:
                 raise self.death()
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5):
+                with direct.open(f"http://127.0.0.1:{self.port}/health", timeout=5):
                     return
             except urllib.error.HTTPError:  # 503: it is loading
                 time.sleep(0.1)
