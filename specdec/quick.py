@@ -53,7 +53,8 @@ class Decision:
         dropped: arms shown not to be more than the margin faster than the best, and after how many prompts.
         speedups: of every arm against plain decoding at its last look.
         p_on: p-value against "the best is no faster than plain decoding" at the last look, times the number of arms.
-        stopped: why no more cells come: ``settled``, ``out of prompts``, ``out of time``; None while it goes on.
+        stopped: why no more cells come: ``settled``, ``out of prompts``, ``out of time``, ``every strategy failed``; None
+            while it goes on.
     """
 
     prompts: int
@@ -119,10 +120,12 @@ class QuickPlan:
             return ()
         alive = [a for a in self._arms if a == BASELINE or a not in decision.dropped]
         alive = [a for a in alive if a not in taken.broken]
+        if alive == [BASELINE] != self._arms:
+            return ()
         for i, (prompt, _) in enumerate(self._prompts):
             turned = alive[i % len(alive) :] + alive[: i % len(alive)]
             missing = [a for a in turned if (a, prompt) not in taken.tried]
-            if len(missing) == len(alive) or (missing and prompt == taken.latest):
+            if missing:
                 long = sum(taken.mean_seconds(a) for a in missing) > seconds_left
                 return () if long else tuple(QuickCell(a, prompt) for a in missing)
         return ()
@@ -130,10 +133,13 @@ class QuickPlan:
     def decide(self, samples: Iterable[Sample], seconds_left: float = math.inf) -> Decision:
         """What is settled, and why it stops if it does."""
         samples = list(samples)
-        decision = self._decide(_Taken(samples, self._known))
+        taken = _Taken(samples, self._known)
+        decision = self._decide(taken)
         if decision.stopped is None and not self.next_cells(samples, seconds_left):
             done = {s["prompt"] for s in samples if not s["warmup"]}
             reason = "out of prompts" if done >= {p for p, _ in self._prompts} else "out of time"
+            if taken.broken >= set(self._arms) - {BASELINE} != set():
+                reason = "every strategy failed"
             return replace(decision, stopped=reason)
         return decision
 
@@ -176,7 +182,6 @@ class _Taken:
         self._known = known
         self.cells: dict[tuple[ArmKey, str], tuple[float, float]] = {}
         self.tried: set[tuple[ArmKey, str]] = set()
-        self.latest: str | None = None
         self._seconds: dict[ArmKey, list[float]] = defaultdict(list)
         failed: set[tuple[ArmKey, str]] = set()
         for s in samples:
@@ -184,7 +189,6 @@ class _Taken:
                 continue
             key = (s["strategy"], s["rollback"]), s["prompt"]
             self.tried.add(key)
-            self.latest = s["prompt"]
             if s["status"] != "ok" or s["generation_s"] <= 0:
                 failed.add(key)
                 continue

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+from recording import MODEL, PROMPTS, Quiet
 
 from specdec.quick import BASELINE, ArmKey, Decision, QuickPlan
-from specdec.store import Sample
+from specdec.runner import compare, resume
+from specdec.spec import make_spec
+from specdec.store import Sample, read_run
 
 A, B, C = ("a", "auto"), ("b", "auto"), ("c", "auto")
 
@@ -32,6 +38,18 @@ def play(
             samples.append(sample(cell.arm, cell.prompt, took))
             spent += took
     return plan.decide(samples, seconds - spent), samples
+
+
+STRATEGY = """
+from pathlib import Path
+from specdec import Draft, Strategy
+class Own(Strategy):
+    name = "own"
+    def propose(self, context, max_tokens):
+        if not Path("mended").exists() and context[0] == 64:
+            raise ValueError("not yet")
+        return Draft()
+"""
 
 
 def test_a_large_gain_is_settled_at_the_first_look() -> None:
@@ -102,6 +120,43 @@ def test_an_arm_that_only_fails_is_left_out() -> None:
     assert {c.arm for c in plan.next_cells(bad + good)} == {BASELINE, B}
     more = [sample(x, f"p{i}", t + 0.001 * i) for i in range(2, 7) for x, t in ((BASELINE, 1.0), (B, 0.5))]
     assert plan.decide(bad + good + more).best == B
+
+
+def test_where_every_strategy_fails_it_ends() -> None:
+    plan = QuickPlan([BASELINE, A, B], [(f"p{i}", "w") for i in range(9)])
+    taken = [sample(x, f"p{i}", 1.0, status="crashed") for i in range(2) for x in (A, B)]
+    taken += [sample(BASELINE, f"p{i}", 1.0) for i in range(2)]
+    assert plan.next_cells(taken) == ()
+    assert plan.decide(taken).stopped == "every strategy failed"
+
+
+def test_what_is_run_again_counts_as_not_run(nano_dense: Path) -> None:
+    """On resume: a conversation that was cut off, and with --retry-failed what failed."""
+    Path("p.jsonl").write_text("\n".join(json.dumps(p) for p in PROMPTS))
+    Path("own.py").write_text(STRATEGY)
+    given = {"prompt_files": ("p.jsonl",), "strategies": "own", "strategy_files": ("own.py:Own",), "model": MODEL}
+    spec = make_spec(target=str(nano_dense), quick=True, n_predict=4, warmup=0, limit=None, **given)
+    folder = compare(spec, Path("results"), Quiet())
+
+    def by_cell() -> dict[tuple[str, str], list[str]]:
+        found: dict[tuple[str, str], list[str]] = {}
+        for s in read_run(folder).samples:
+            found.setdefault((s["strategy"], s["prompt"]), []).append(s["status"])
+        return found
+
+    assert by_cell()["own", "one"] == ["error"]
+    assert by_cell()["own", "talk"] == ["ok", "ok"]
+    lines = (folder / "samples.jsonl").read_text().splitlines(keepends=True)
+    cut = next(i for i, line in enumerate(lines) if '"talk"' in line and '"own"' in line and json.loads(line)["turn"])
+    (folder / "samples.jsonl").write_text("".join(lines[:cut] + lines[cut + 1 :]))
+    meta = json.loads((folder / "run.json").read_text()) | {"status": "started"}
+    (folder / "run.json").write_text(json.dumps(meta))
+    Path("mended").touch()
+    resume(read_run(folder), Quiet())
+    assert by_cell()["own", "talk"] == ["ok", "ok"]
+    assert by_cell()["own", "one"] == ["error"]
+    resume(read_run(folder), Quiet(), retry_failed=True)
+    assert by_cell()["own", "one"] == ["ok"]
 
 
 def test_the_baseline_must_take_part() -> None:

@@ -9,7 +9,7 @@ from specdec.arms import Arm
 from specdec.quick import QuickPlan
 from specdec.runner.order import Cell, CellKey
 from specdec.runner.plan import Plan
-from specdec.store import Sample
+from specdec.store import Sample, cell_key
 
 QUICK_SECONDS = 300.0
 """Of generations, warm-ups included; loading comes on top."""
@@ -29,6 +29,7 @@ class Schedule:
         left = [c for c in plan.cells if c.key not in done]
         self._todo = [c for c in left if launches is None or c.launch < launches]
         self._stored, self._plan, self.left = stored, plan, len(left)
+        self._before = [s for s in stored if cell_key(s) in done], len(stored)
         self.whole = len(self._todo) == len(left)
         self._quick: QuickPlan | None = None
         if plan.spec.quick:
@@ -41,7 +42,7 @@ class Schedule:
             return
         yield from (c for c in self._todo if c.warmup)
         prompts = {p.id: p for p in self._plan.prompts}
-        while cells := self._quick.next_cells(self._stored, self._seconds_left):
+        while cells := self._quick.next_cells(self._counted, self._seconds_left):
             yield from (Cell(self._arms[c.arm], prompts[c.prompt], 0) for c in cells)
 
     def pauses_s(self, launch: int = -1) -> float:
@@ -53,10 +54,18 @@ class Schedule:
         """What joins run.json at the end: what a quick run has settled."""
         if self._quick is None:
             return {}
-        d = self._quick.decide(self._stored, self._seconds_left)
+        d = self._quick.decide(self._counted, self._seconds_left)
         best = {"strategy": d.best[0], "rollback": d.best[1], "settled": d.best_settled}
         return {"quick": {"line": d.line, "on": d.on, "best": best, "prompts": d.prompts, "stopped": d.stopped}}
 
     @property
+    def _counted(self) -> list[Sample]:
+        """Without conversations that were cut off, and failures that are tried again."""
+        before, n = self._before
+        return before + self._stored[n:]
+
+    @property
     def _seconds_left(self) -> float:
-        return QUICK_SECONDS - sum(s.get("end_to_end_s") or 0.0 for s in self._stored)
+        """A generation that timed out took its time limit."""
+        took = (s.get("limit_s") if s["status"] == "timed out" else s.get("end_to_end_s") for s in self._stored)
+        return QUICK_SECONDS - sum(seconds or 0.0 for seconds in took)
