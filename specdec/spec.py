@@ -18,6 +18,9 @@ LIMIT = 5
 QUICK_N_PREDICT = 64
 """Length of a quick run's answers, where none is given; it takes all prompts, one after another, until it knows."""
 
+MOST = 2**31 - 1
+"""Of whole numbers: llama.cpp's are of 32 bits."""
+
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 
 
@@ -30,20 +33,20 @@ class Checked(BaseModel):
 class ModelOptions(Checked):
     """How a model is loaded and its context made: llama.cpp's long option names, with underscores."""
 
-    gpu_layers: int = Field(-1, ge=-1)
-    n_cpu_moe: int = Field(0, ge=0)
+    gpu_layers: int = Field(-1, ge=-1, le=MOST)
+    n_cpu_moe: int = Field(0, ge=0, le=MOST)
     override_tensor: tuple[str, ...] = ()
     load_mode: Literal["auto", "none", "mmap"] = "auto"
     threads: int = Field(0, ge=0, le=1024)
     threads_batch: int = Field(0, ge=0, le=1024)
-    ctx_size: int = Field(0, ge=0)
-    batch_size: int = Field(2048, ge=32)
-    ubatch_size: int = Field(512, ge=16)
+    ctx_size: int = Field(0, ge=0, le=MOST)
+    batch_size: int = Field(2048, ge=32, le=MOST)
+    ubatch_size: int = Field(512, ge=16, le=MOST)
     flash_attn: Literal["auto", "on", "off"] = "auto"
     cache_type_k: CacheType = "f16"
     cache_type_v: CacheType = "f16"
     op_offload: bool = True
-    main_gpu: int = Field(-1, ge=-1)
+    main_gpu: int = Field(-1, ge=-1, le=MOST)
     device: str = ""
 
     @property
@@ -59,7 +62,7 @@ class SamplingOptions(Checked):
 
     sampling: Literal["greedy", "model"] = "greedy"
     temp: float | None = Field(None, ge=0.0, le=100.0)
-    top_k: int | None = Field(None, ge=0)
+    top_k: int | None = Field(None, ge=0, le=MOST)
     top_p: float | None = Field(None, gt=0.0, le=1.0)
     min_p: float | None = Field(None, ge=0.0, le=1.0)
 
@@ -91,13 +94,13 @@ class RunSpec(Checked):
     mtp_model: str = ""
     workloads: tuple[str, ...] = ()
     prompt_files: tuple[str, ...] = ()
-    limit: int | None = Field(None, ge=1)
-    n_predict: int = Field(256, ge=1)
-    repeats: int = Field(1, ge=1)
-    launches: int = Field(1, ge=1)
+    limit: int | None = Field(None, ge=1, le=MOST)
+    n_predict: int = Field(256, ge=1, le=MOST)
+    repeats: int = Field(1, ge=1, le=MOST)
+    launches: int = Field(1, ge=1, le=MOST)
     launch_pause: float = Field(0.0, ge=0.0, le=1440.0, allow_inf_nan=False)
-    warmup: int = Field(1, ge=0)
-    seed: int = Field(0, ge=0)
+    warmup: int = Field(1, ge=0, le=MOST)
+    seed: int = Field(0, ge=0, le=MOST)
     ignore_eos: bool = False
     stop: tuple[str, ...] = ()
     thinking: bool = False
@@ -112,10 +115,10 @@ class RunSpec(Checked):
     model: ModelOptions = ModelOptions()
     engines: tuple[str, ...] = ("specdec",)
     llama_server: str = ""
-    cell_timeout: float = Field(0.0, ge=0.0)
-    ram_limit: int = Field(0, ge=0)
+    cell_timeout: float = Field(0.0, ge=0.0, le=1e6, allow_inf_nan=False)
+    ram_limit: int = Field(0, ge=0, le=MOST)
     card: str = ""
-    vram_limit: int = Field(0, ge=0)
+    vram_limit: int = Field(0, ge=0, le=MOST)
     arm: Literal["same split", "same VRAM", "same split + same VRAM"] = "same split"
     group: str = ""
 

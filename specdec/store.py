@@ -8,11 +8,12 @@ killed run stays readable: a torn last line is dropped on reading.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import orjson
 
@@ -57,8 +58,9 @@ class RunWriter:
 
     def __init__(self, folder: Path, meta: dict[str, Any]) -> None:
         self.folder, self.meta = folder, meta
-        _drop_torn_line(folder / "samples.jsonl")
         self._file = open(folder / "samples.jsonl", "ab")  # noqa: SIM115 - closed in __exit__
+        _lock(self._file, folder)
+        _drop_torn_line(folder / "samples.jsonl")
 
     def __enter__(self) -> RunWriter:
         return self
@@ -191,6 +193,20 @@ def _samples(path: Path) -> Iterator[Sample]:
             ) from error
 
 
+def _lock(file: IO[bytes], folder: Path) -> None:
+    """One process at a time writes a run, until it closes the file or ends. Windows' locks would keep readers out, too: it
+    has none."""
+    if sys.platform == "win32":
+        return
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise SpecdecError(f"{folder} is being written by another process.", "Wait until that has ended.") from None
+
+
 def _drop_torn_line(path: Path) -> None:
     if path.exists():
         data = path.read_bytes()
@@ -226,9 +242,17 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
+    """All of it or nothing, on the disk when this returns."""
     new = path.with_name(f"{path.name}.new")
-    new.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY))
+    with open(new, "wb") as file:
+        file.write(orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY))
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(new, path)
+    if sys.platform != "win32":
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
 
 
 def _now() -> str:

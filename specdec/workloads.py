@@ -96,7 +96,7 @@ def _parse(text: str, origin: str) -> list[Prompt]:
             raise SpecdecError(f"{where}: is not JSON: {error}.") from error
         if not isinstance(data, dict):
             raise SpecdecError(f"{where}: is not a JSON object.", "One object a line.")
-        prompts.append(_spec_bench(data) if "turns" in data else _prompt(data, where, origin, number))
+        prompts.append(_spec_bench(data, where) if "turns" in data else _prompt(data, where, origin, number))
     if not prompts:
         raise SpecdecError(f"{origin}: has no prompts.", "It holds one JSON object a line.")
     return prompts
@@ -127,9 +127,12 @@ def _prompt(data: dict[str, Any], where: str, origin: str, number: int) -> Promp
     )
 
 
-def _spec_bench(data: dict[str, Any]) -> Prompt:
+def _spec_bench(data: dict[str, Any], where: str) -> Prompt:
     """One line of Spec-Bench's ``question.jsonl``: question_id, category, turns."""
-    messages = tuple(Message("user", str(turn)) for turn in data["turns"])
+    turns = data["turns"]
+    if not isinstance(turns, list) or not turns:
+        raise SpecdecError(f"{where}: 'turns' is a list of at least one text.")
+    messages = tuple(Message("user", str(turn)) for turn in turns)
     return Prompt(
         id=f"spec-bench-{data.get('question_id')}",
         workload=str(data.get("category", "spec-bench")),

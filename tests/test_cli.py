@@ -173,7 +173,7 @@ def test_dry_run_runs_nothing(call: Any, nano_hybrid: Path) -> None:
     )
     assert code == 0
     assert "code: 2 prompts" in out
-    assert "15 cells, at most" in out
+    assert "15 cells, about" in out
     assert not Path("results").exists()
 
 

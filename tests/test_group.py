@@ -80,8 +80,33 @@ def test_a_group_is_read_again_by_its_id(stored: Path, runs: list[Run]) -> None:
     assert text.splitlines()[0].startswith(f"Group {GROUP}: {len(runs)} runs")
 
 
+def test_what_is_missing_of_a_group_is_told(stored: Path, tmp_path: Path) -> None:
+    """Two runs of the plan were never begun, one was cut off, in one a strategy crashed."""
+    results = shutil.copytree(stored, tmp_path / "results")
+    folders = sorted(results.iterdir())
+    plan_group(results, GROUP, [{}] * len(folders))
+    for folder in folders[-2:]:
+        shutil.rmtree(folder)
+    meta = orjson.loads((folders[0] / "run.json").read_bytes())
+    (folders[0] / "run.json").write_bytes(orjson.dumps(meta | {"status": "started"}))
+    lines = [orjson.loads(line) for line in (folders[1] / "samples.jsonl").read_bytes().splitlines()]
+    label = lines[-1]["strategy"]
+    failed = [s | {"status": "crashed", "error": "crashed: SIGSEGV"} if s["strategy"] == label else s for s in lines]
+    (folders[1] / "samples.jsonl").write_bytes(b"".join(orjson.dumps(s) + b"\n" for s in failed))
+    said = f"INTERRUPTED: of {len(folders)} runs 1 not finished, 2 missing. Go on: specdec resume {results / GROUP}"
+    text = report(results / GROUP)
+    assert said in text
+    assert f"{folders[1].name}, {label}: crashed: SIGSEGV (12 cells)" in text
+    assert orjson.loads(report(results / GROUP, "--format", "json"))["warnings"][0] == said
+    page = tmp_path / "g.html"
+    report(results / GROUP, "--format", "html", "--out", page)
+    assert "2 missing" in page.read_text()
+    assert "INTERRUPTED" not in report(stored / GROUP)
+
+
 def test_a_run_names_its_group(stored: Path, runs: list[Run]) -> None:
-    assert f"specdec report {GROUP}" in report(runs[0].id, "--results", stored)
+    assert f"specdec report {stored / GROUP}\n" in report(runs[0].id, "--results", stored)
+    assert report(stored / GROUP) == report(GROUP, "--results", stored)
     assert f"specdec report {GROUP}" in write.of_run(runs[0], None).render()
 
 

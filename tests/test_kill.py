@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+from processes import alive_after
 
 from specdec.store import find_run, read_run
 
@@ -75,8 +76,7 @@ def kill_one(command: list[str], results: str, rng: random.Random) -> None:
     children = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.wait()
-    _, alive = psutil.wait_procs(children, timeout=60)
-    assert not alive, "no orphan"
+    assert not alive_after(children), "no orphan"
     new = [s for s in raw(results)[before:] if s["strategy"] == "recorder"]
     assert ended() - before_ended - len(new) in (0, 1), "only the generation in flight is lost"
 

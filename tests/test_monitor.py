@@ -119,7 +119,7 @@ def test_old_drivers_know_the_throttle_reasons_by_their_old_name() -> None:
 
 def test_energy_falls_back_to_power_where_there_is_no_counter() -> None:
     module = FakeNvml(nvmlDeviceGetTotalEnergyConsumption=Raises(NOT_SUPPORTED), nvmlDeviceGetPowerUsage=100_000)
-    facts = watched(module, lambda: time.sleep(0.05), background=True, hz=200)
+    facts = watched(module, lambda: time.sleep(0.5), background=True, hz=200)
     (card,) = facts["gpus"]
     assert facts["looks"] > 2
     assert card["energy_from"] == "power"
@@ -132,7 +132,7 @@ def test_looks_in_between_see_what_the_ends_do_not() -> None:
 
     def dip() -> None:
         module.cards[0]["nvmlDeviceGetClockInfo"] = {1: 900, 2: 10501}
-        time.sleep(0.05)
+        time.sleep(0.5)
         module.cards[0]["nvmlDeviceGetClockInfo"] = {1: 2475, 2: 10501}
 
     (card,) = watched(module, dip, background=True, hz=200)["gpus"]
@@ -163,7 +163,7 @@ def test_own_and_other_processor_time() -> None:
 
     facts = watched(FakeNvml(cards=0), burn)
     spent = facts["cpu_own_cores"] * facts["watched_s"]
-    assert spent == pytest.approx(0.2, abs=0.05)
+    assert spent == pytest.approx(0.2, abs=0.05 + 0.005 * facts["watched_s"])  # cores have two decimals
     assert watched(FakeNvml(cards=0), burn, pids=[1 << 22]).get("cpu_own_cores") is None
 
 

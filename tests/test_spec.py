@@ -40,6 +40,11 @@ def test_unknown_and_wrong_values_name_the_option() -> None:
     for minutes in (-1.0, float("nan"), 1e10):
         with pytest.raises(SpecdecError, match="--launch-pause: Input should be"):
             make_spec(target="x", launches=2, launch_pause=minutes)
+    for name in ("seed", "n_predict", "vram_limit", "ram_limit", "cell_timeout", "launches"):
+        with pytest.raises(SpecdecError, match=f"--{name.replace('_', '-')}: Input should be less than"):
+            make_spec(target="x", **{name: 2**63})
+    with pytest.raises(SpecdecError, match="--cell-timeout: Input should be"):
+        make_spec(target="x", cell_timeout=float("inf"))
     with pytest.raises(SpecdecError, match="--quick asks each strategy once"):
         make_spec(target="x", quick=True, launch_pause=5)
     with pytest.raises(SpecdecError, match="--ubatch-size"):

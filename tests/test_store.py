@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import orjson
@@ -122,3 +123,13 @@ def test_a_results_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SpecdecError, match=r"--results .*file: cannot be written"):
         create(tmp_path / "file", {})
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such lock")
+def test_one_process_at_a_time_writes_a_run(run: Path) -> None:
+    with reopen(read_run(run)) as writer:
+        with pytest.raises(SpecdecError, match="is being written by another process"):
+            reopen(read_run(run))
+        writer.append(sample(2))
+    with reopen(read_run(run)):
+        assert len(read_run(run).samples) == 3

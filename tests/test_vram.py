@@ -194,6 +194,11 @@ def test_a_card_is_what_it_reports_less_the_reserve() -> None:
     assert [c.budget for c in parse_cards("8GB, 12GB", 512)] == [(8188 - 512) * MIB, (12284 - 512) * MIB]
     with pytest.raises(SpecdecError, match="not the size of a card"):
         parse_cards("8XB")
+    with pytest.raises(SpecdecError, match="is not the size of a card"):
+        parse_cards("99999999999GB")
+    for reserve in (-1, 10**30):
+        with pytest.raises(SpecdecError, match=f"--reserve {reserve}: is no part"):
+            parse_cards("8GB", reserve)
     with pytest.raises(SpecdecError, match="nothing is left"):
         parse_cards("1GB", 1024)
     assert capped_name("8 GB", 7676, "NVIDIA H100", True) == "emulated 8 GB (NVIDIA H100, capped)"
@@ -334,7 +339,12 @@ def test_a_strategy_file_joins_a_plan(shape: Path, tmp_path: Path, more: list[st
 
 @pytest.mark.parametrize(
     ("more", "why"),
-    [(["--n-cpu-moe", "3"], "contradict"), (["--vram-limit", "900"], "exclude"), (["--quick"], "exclude")],
+    [
+        (["--n-cpu-moe", "3"], "contradict"),
+        (["--vram-limit", "900"], "exclude"),
+        (["--quick"], "exclude"),
+        (["--record", "x.npz"], "several runs"),
+    ],
 )
 def test_what_contradicts_a_card(more: list[str], why: str) -> None:
     result = CliRunner().invoke(app, ["compare", "--card", "8GB", *more])

@@ -86,6 +86,8 @@ def test_spec_bench_layout(tmp_path: Path) -> None:
         ),
         ([{"id": "x", "text": "a"}, {"id": "x", "text": "b"}], "two prompts have the id 'x'"),
         ([""], "has no prompts"),
+        ([{"question_id": 1, "turns": 5}], "line 1: 'turns' is a list"),
+        ([{"question_id": 1, "turns": []}], "line 1: 'turns' is a list"),
     ],
 )
 def test_bad_files_name_the_line(tmp_path: Path, content: list[object], message: str) -> None:

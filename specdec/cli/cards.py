@@ -36,7 +36,7 @@ def compare_cards(
         if dry_run:
             return
         folders, failed = runner.compare_in_turns(runs, results, observer, tables.run_line)
-    _show([store.read_run(folder) for folder in folders], failed, json)
+    _show([store.read_run(folder) for folder in folders], len(runs), failed, json)
 
 
 def resume_cards(group: Group, json: bool, watch: bool) -> None:
@@ -52,15 +52,16 @@ def resume_cards(group: Group, json: bool, watch: bool) -> None:
     target = (group.specs or [run.meta["spec"] for run in begun])[0]["target"]
     with watched(target if watch else "") as observer:
         folders, failed = runner.resume_in_turns(group, observer, tables.run_line)
-    _show([store.read_run(folder) for folder in folders], failed, json)
+    _show([store.read_run(folder) for folder in folders], len(group.specs), failed, json)
 
 
-def _show(found: list[Run], failed: int, json: bool) -> None:
+def _show(found: list[Run], planned: int, failed: int, json: bool) -> None:
+    """Print a group; where a run could not be made, or everything failed, the exit code is 1."""
     from specdec.report import group as tables
 
     if found:
-        typer.echo(tables.as_json(found) if json else tables.as_text(found))
-    if failed:
+        typer.echo(tables.as_json(found, planned) if json else tables.as_text(found, planned))
+    if failed or all(s["status"] != "ok" for run in found for s in run.samples):
         raise typer.Exit(1)
 
 

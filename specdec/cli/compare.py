@@ -43,7 +43,7 @@ def compare(
     results: o.Results = o.DEFAULT_RESULTS,
     quick: o.Quick = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the cells and the time they will take; run nothing.")
+        bool, typer.Option("--dry-run", help="Print the cells (with --card the runs) and about the time they take.")
     ] = False,
     watch: o.Watch = False,
     json: o.Json = False,
@@ -91,6 +91,8 @@ def compare(
     )
     if record is not None and (trace or synthetic):
         raise SpecdecError("--record: with --trace or --synthetic the target's own text is not said.", "Leave it out.")
+    if record is not None and card:
+        raise SpecdecError("--record: a comparison of cards is several runs.", "Record one: specdec record --from RUN.")
     fetch_models(spec)
     if card:
         from specdec.cli.cards import compare_cards
@@ -179,7 +181,7 @@ def _dry_run(spec: RunSpec) -> None:
         by_workload.setdefault(prompt.workload, []).append(plan.lengths[prompt.id])
     for workload, lengths in by_workload.items():
         typer.echo(f"{workload}: {len(lengths)} prompts, {min(lengths):,} to {max(lengths):,} tokens")
-    typer.echo(f"{len(plan.cells)} cells, at most {_duration(seconds)} (from one short measurement of plain decoding)")
+    typer.echo(f"{len(plan.cells)} cells, about {_duration(seconds)} (from one short measurement of plain decoding)")
 
 
 def show(folder: Path, json: bool) -> None:

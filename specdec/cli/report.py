@@ -63,17 +63,18 @@ def report(
     from specdec.redact import redacted
     from specdec.report import subjects
 
-    runs, is_group = _read(run, results)
-    others, other_is_group = _read(other, results) if other else ([], False)
-    if other and (is_group or other_is_group):
+    runs, planned = _read(run, results)
+    others, others_planned = _read(other, results) if other else ([], None)
+    is_group = planned is not None
+    if other and (is_group or others_planned is not None):
         raise SpecdecError("a group of runs is not compared with another.", "Name two of their runs.")
     if profile and (other or is_group):
         raise SpecdecError("--profile: a prediction stands beside one run.", "Name one run, or leave it out.")
     found = None if other or is_group else subjects.fitting_profile(runs[0], profile, results)
     if redact:
         runs, others = [redacted(r) for r in runs], [redacted(r) for r in others]
-    if is_group:
-        subject = subjects.of_group(runs)
+    if planned is not None:
+        subject = subjects.of_group(runs, planned)
     elif other:
         subject = subjects.of_two(runs[0], others[0], allow_differences)
     else:
@@ -89,16 +90,16 @@ def report(
     typer.echo(f"{out} ({len(content) / 1e3:,.0f} kB)")
 
 
-def _read(name: str, results: Path) -> tuple[list[Run], bool]:
-    """The run, or the runs of the group of this name; whether it is a group."""
+def _read(name: str, results: Path) -> tuple[list[Run], int | None]:
+    """The run and None; or of the group of this name the runs that were begun, and how many were planned (0: not known)."""
     from specdec import store
     from specdec.errors import SpecdecError
 
     try:
-        return [store.read_run(store.find_run(name, results))], False
+        return [store.read_run(store.find_run(name, results))], None
     except SpecdecError:
         if not (group := store.find_group(name, results)):
             raise
     if not group.folders:
         raise SpecdecError(f"{group.folder}: no run was begun.", f"Go on with: specdec resume {group.folder}")
-    return [store.read_run(folder) for folder in group.folders], True
+    return [store.read_run(folder) for folder in group.folders], len(group.specs)

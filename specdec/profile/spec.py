@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, field_validator
 
 from specdec.profile.plan import PASSES
-from specdec.spec import Checked, ModelOptions, SamplingOptions
+from specdec.spec import MOST, Checked, ModelOptions, SamplingOptions
 
 
 class ProfileSpec(Checked):
@@ -20,12 +20,12 @@ class ProfileSpec(Checked):
     depths: tuple[int, ...] = ()
     passes: tuple[int, ...] = PASSES
     n_max: int = Field(8, ge=1, le=64)
-    repeats: int = Field(6, ge=2)
+    repeats: int = Field(6, ge=2, le=MOST)
     threads: tuple[int, ...] = (0,)
     experts: bool = False
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MOST)
     card: str = ""
-    vram_limit: int = Field(0, ge=0)
+    vram_limit: int = Field(0, ge=0, le=MOST)
     sampling: SamplingOptions = SamplingOptions()
     model: ModelOptions = ModelOptions()
 

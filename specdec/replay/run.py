@@ -27,7 +27,7 @@ from specdec.replay import grid, worker
 from specdec.replay.cost import CostModel, load_costs
 from specdec.replay.samples import samples
 from specdec.replay.trace import Trace, read_trace
-from specdec.spec import Checked
+from specdec.spec import MOST, Checked
 
 KEPT_WHOLE = 3_000_000
 """Settings x trace tokens up to which every step of every setting is stored (about 60 MB)."""
@@ -44,14 +44,14 @@ class ReplayOptions(Checked):
     trace: str
     strategies: str = "ngram"
     strategy_files: tuple[str, ...] = ()
-    n_predict: int | None = Field(None, ge=1)
+    n_predict: int | None = Field(None, ge=1, le=MOST)
     carry_state: bool = False
     costs: str = ""
     jobs: int = Field(0, ge=0, le=1024)
     search: bool = False
-    trials: int = Field(0, ge=0)
+    trials: int = Field(0, ge=0, le=MOST)
     held_out: float = Field(0.25, ge=0.0, lt=1.0)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MOST)
 
 
 class Watcher(Protocol):

@@ -4,17 +4,19 @@ card, and what its displaced layers cost."""
 from __future__ import annotations
 
 import math
+import shlex
+from collections import Counter
 from typing import Any
 
 import orjson
 from tabulate import tabulate
 
 from specdec.groups import cards_of, drift, group_rows
-from specdec.metrics import ENGINE
+from specdec.metrics import ENGINE, arm_of
 from specdec.report.answers import card_answers
 from specdec.report.cards import CAPACITY_ONLY
 from specdec.report.formats import lines_of
-from specdec.report.names import row_name, split_name
+from specdec.report.names import arm_name, row_name, split_name
 from specdec.spec import RunSpec
 from specdec.store import Run
 from specdec.types import Row
@@ -33,19 +35,20 @@ def run_line(spec: RunSpec) -> str:
     return f"{spec.card}, {spec.arm}, {split_name(spec.model.n_cpu_moe, spec.model.gpu_layers)}: {spec.strategies}"
 
 
-def as_text(runs: list[Run]) -> str:
-    """A group's tables as plain text, 80 columns wide."""
-    return _report(runs, "simple")
+def as_text(runs: list[Run], planned: int = 0) -> str:
+    """A group's tables as plain text, 80 columns wide; ``planned``: how many runs it has, where that is known."""
+    return _report(runs, planned, "simple")
 
 
-def as_markdown(runs: list[Run]) -> str:
+def as_markdown(runs: list[Run], planned: int = 0) -> str:
     """A group's tables as Markdown."""
-    return _report(runs, "pipe")
+    return _report(runs, planned, "pipe")
 
 
-def as_json(runs: list[Run]) -> str:
-    """One object: ``group``, ``runs`` (ids) and ``rows`` (docs/cards.md)."""
-    said = {"group": runs[0].meta["group"], "runs": [run.id for run in runs], "rows": group_rows(runs)}
+def as_json(runs: list[Run], planned: int = 0) -> str:
+    """One object: ``group``, ``runs`` (ids), ``warnings`` and ``rows`` (docs/cards.md)."""
+    said = {"group": runs[0].meta["group"], "runs": [run.id for run in runs]}
+    said |= {"warnings": warnings(runs, planned), "rows": group_rows(runs)}
     return orjson.dumps(said, option=orjson.OPT_INDENT_2).decode()
 
 
@@ -54,19 +57,35 @@ def as_csv(runs: list[Run]) -> str:
     return lines_of([{"group": runs[0].meta["group"], **_flat(row)} for row in group_rows(runs)])
 
 
-def head_lines(runs: list[Run]) -> list[str]:
-    """What a group is of; failed and interrupted runs."""
+def _head(runs: list[Run]) -> list[str]:
+    """What a group is of."""
     meta = runs[0].meta
     label, sampling = meta["labels"]["label"], meta["labels"]["sampling"]
     prompts, longest = len(meta["prompts"]), meta["spec"]["n_predict"]
-    lines = [
+    return [
         f"Group {meta['group']}: {len(runs)} runs, {meta['model']['file']} ({meta['model']['description']})",
         f"{label}, {sampling}, {prompts} prompts, up to {longest} tokens, {meta['context']['threads']} threads,"
         f" context {meta['context']['n_ctx']:,}",
     ]
-    return lines + [
-        f"INTERRUPTED: {run.id}. Finish it: specdec resume {run.folder}" for run in runs if not run.finished
-    ]
+
+
+def warnings(runs: list[Run], planned: int = 0) -> list[str]:
+    """What is missing of a group and how to go on, and what failed in it."""
+    cut, missing = sum(not run.finished for run in runs), max(0, planned - len(runs))
+    lines = []
+    if cut or missing:
+        group = runs[0].folder.parent / runs[0].meta["group"]
+        what = [f"{cut} not finished"] if cut else []
+        what += [f"{missing} missing"] if missing else []
+        of = max(planned, len(runs))
+        lines.append(f"INTERRUPTED: of {of} runs {', '.join(what)}. Go on: specdec resume {shlex.quote(str(group))}")
+    failed = Counter(
+        f"{run.meta['labels']['card']}, {run.id}, {arm_name(*arm_of(s))}: {s['error']}"
+        for run in runs
+        for s in run.samples
+        if s["status"] != "ok" and not s["warmup"]
+    )
+    return lines + [f"FAIL {line} ({n} cells)" for line, n in failed.items()]
 
 
 def notes(runs: list[Run]) -> list[str]:
@@ -113,8 +132,8 @@ def same_vram_table(rows: list[Row]) -> tuple[list[list[str]], list[str]]:
     return cells, ["strategy", "split", "tok/s", "speedup", "95 %", "verdict"]
 
 
-def _report(runs: list[Run], style: str) -> str:
-    parts = ["\n".join(head_lines(runs))]
+def _report(runs: list[Run], planned: int, style: str) -> str:
+    parts = ["\n".join([*_head(runs), *warnings(runs, planned)])]
     rows = group_rows(runs)
     for card in cards_of(runs):
         on_card = [r for r in rows if r["card"] == card]
@@ -158,7 +177,8 @@ def _split(at: Row) -> str:
 def _line(run: Run) -> str:
     """A run of the group, and how it is read."""
     strategies = ", ".join(dict.fromkeys(a["strategy"] for a in run.meta["arms"]))
-    return f"- {run.meta['labels']['arm']} ({strategies}): specdec report {run.id}"
+    name = run.id if run.meta.get("redacted") else shlex.quote(str(run.folder))
+    return f"- {run.meta['labels']['arm']} ({strategies}): specdec report {name}"
 
 
 def _figure(value: float | None, form: str) -> str:

@@ -73,17 +73,17 @@ def _of_profile(run: Run) -> Subject:
     return Subject(texts, lambda: _write().of_profile(run))
 
 
-def of_group(runs: list[Run]) -> Subject:
-    """The runs of one comparison of cards."""
+def of_group(runs: list[Run], planned: int) -> Subject:
+    """The runs of one comparison of cards, and how many were planned (0: not known)."""
     from specdec.report import group as tables
 
     texts = {
-        "text": lambda: tables.as_text(runs),
-        "md": lambda: tables.as_markdown(runs),
+        "text": lambda: tables.as_text(runs, planned),
+        "md": lambda: tables.as_markdown(runs, planned),
         "csv": lambda: tables.as_csv(runs),
-        "json": lambda: tables.as_json(runs),
+        "json": lambda: tables.as_json(runs, planned),
     }
-    return Subject(texts, lambda: _write().of_group(runs))
+    return Subject(texts, lambda: _write().of_group(runs, planned))
 
 
 def of_two(a: Run, b: Run, allow_differences: bool) -> Subject:

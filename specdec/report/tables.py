@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable
 from itertools import groupby
 from typing import Any
@@ -97,7 +98,8 @@ def head(run: Run) -> str:
     ]
     lines += _taught(run)
     if meta.get("group"):
-        lines.append(f"Arm of a comparison of cards: {labels['arm']}. All of it: specdec report {meta['group']}")
+        whole = meta["group"] if meta.get("redacted") else shlex.quote(str(run.folder.parent / meta["group"]))
+        lines.append(f"Arm of a comparison of cards: {labels['arm']}. All of it: specdec report {whole}")
     if not run.finished:
         done = len({cell_key(s) for s in run.samples})
         lines.append(f"INTERRUPTED: {done} of {meta['cells']} cells are there. Finish it: specdec resume {run.folder}")

@@ -12,7 +12,7 @@ from specdec.errors import SpecdecError
 from specdec.monitor import system
 from specdec.runner.order import WARMUP_TOKENS, CellKey
 from specdec.runner.plan import Observer, Plan, describe, prepare, what_changed
-from specdec.runner.schedule import Schedule
+from specdec.runner.schedule import QUICK_SECONDS, Schedule
 from specdec.spec import RunSpec, stored_spec
 from specdec.store import Run, RunWriter, Sample, cell_key, create, reopen
 from specdec.types import Limits
@@ -70,7 +70,7 @@ def _done(run: Run, plan: Plan, retry_failed: bool) -> set[CellKey]:
 
 
 def estimate_seconds(plan: Plan) -> float:
-    """Upper bound of a run's time, from one short generation of the first prompt (plain decoding, no early stops)."""
+    """About a run's time, from one short generation of the first prompt: plain decoding, no early stops, no loading."""
     spec, plain = plan.spec, next(a for a in plan.arms if a.planned.label == "none")
     shortest = min(plan.prompts, key=lambda p: plan.lengths[p.id])
     g = plan.supervisor.measure(plain, shortest, Limits(n_predict=min(8, spec.n_predict), ignore_eos=True))
@@ -80,6 +80,7 @@ def estimate_seconds(plan: Plan) -> float:
     for cell in plan.cells:
         tokens = WARMUP_TOKENS if cell.warmup else spec.n_predict * cell.prompt.turns
         total += plan.lengths[cell.prompt.id] * per_prompt_token + tokens * per_token
+    total = min(total, QUICK_SECONDS) if spec.quick else total
     return total + 60 * spec.launch_pause * (spec.launches - 1)
 
 

@@ -11,6 +11,7 @@ from specdec.vram.overheads import MIB
 RESERVE_MIB = 512
 """Of a card, left to the driver and the desktop."""
 
+_MOST_GB = 4096
 _HELD_BACK_MIB = 4
 """What a card reports less than its name says: an 8 GB card 8188 MiB."""
 
@@ -47,10 +48,12 @@ def capped_name(card: str, limit_mib: int, gpus: str, enforced: bool) -> str:
 
 def parse_cards(text: str, reserve_mib: int = RESERVE_MIB) -> list[Card]:
     """``8GB,12GB`` as cards."""
+    if not 0 <= reserve_mib <= _MOST_GB * 1024:
+        raise SpecdecError(f"--reserve {reserve_mib}: is no part of a card's memory.", "Give MiB, as --reserve 1024.")
     cards = []
     for part in filter(None, (p.strip() for p in text.split(","))):
         found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:GB|G)", part, re.IGNORECASE)
-        if found is None:
+        if found is None or float(found[1]) > _MOST_GB:
             raise SpecdecError(f"--card: {part!r} is not the size of a card.", "Example: --card 8GB,12GB.")
         card = Card(float(found[1]), reserve_mib)
         if card.budget <= 0:

@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any
 
 from specdec.groups import cards_of, group_rows
-from specdec.metrics import arm_of
 from specdec.report import group as tables
 from specdec.report.answers import Answer, card_answers
 from specdec.report.cards import CAPACITY_ONLY
@@ -17,7 +16,7 @@ from specdec.report.html.about import Table
 from specdec.report.html.style import Picture, drawing
 from specdec.report.html.template import render as fill
 from specdec.report.html.template import shown
-from specdec.report.names import arm_name, row_name, split_name
+from specdec.report.names import row_name, split_name
 from specdec.store import Run
 from specdec.types import Row
 
@@ -59,7 +58,7 @@ def draw(name: str, runs: list[Run]) -> Picture | None:
         return PICTURES[name](runs)
 
 
-def render(runs: list[Run]) -> str:
+def render(runs: list[Run], planned: int = 0) -> str:
     """The page."""
     meta = runs[0].meta
     rows = group_rows(runs)
@@ -75,7 +74,7 @@ def render(runs: list[Run]) -> str:
         kinds=dict.fromkeys(kind for run in runs if (kind := about.card_kind(run.meta))),
         shown=[shown(p) for name in PICTURES if (p := draw(name, runs))],
         head=_head(runs),
-        failures=_failures(runs),
+        failures=tables.warnings(runs, planned),
         notes=[n.replace("`", "") for n in (*tables.notes(runs), CAPACITY_ONLY)],
         about=about,
     )
@@ -95,18 +94,6 @@ def _head(runs: list[Run]) -> list[tuple[str, str]]:
         ("group", f"{meta['group']}, {len(runs)} runs"),
     ]
     return [(k, str(v)) for k, v in facts if v]
-
-
-def _failures(runs: list[Run]) -> list[str]:
-    """Runs that were interrupted, and what failed in them."""
-    lines = [f"{run.id} was interrupted: specdec resume {run.id}" for run in runs if not run.finished]
-    found: dict[str, int] = {}
-    for run in runs:
-        for s in run.samples:
-            if s["status"] != "ok" and not s["warmup"]:
-                line = f"{run.meta['labels']['card']}, {run.id}, {arm_name(*arm_of(s))}: {s['error']}"
-                found[line] = found.get(line, 0) + 1
-    return lines + [f"{line} ({n} cells)" for line, n in found.items()]
 
 
 def _runs(runs: list[Run]) -> Table:

@@ -50,10 +50,10 @@ def of_run(run: Run, fitting: Profile | None, target: str = "") -> Drawable:
     )
 
 
-def of_group(runs: list[Run]) -> Drawable:
-    """The runs of one comparison of cards."""
+def of_group(runs: list[Run], planned: int = 0) -> Drawable:
+    """The runs of one comparison of cards, and how many were planned (0: not known)."""
     name = f"group {runs[0].meta['group']}"
-    return Drawable(name, lambda: group.render(runs), group.PICTURES, lambda name: group.draw(name, runs))
+    return Drawable(name, lambda: group.render(runs, planned), group.PICTURES, lambda name: group.draw(name, runs))
 
 
 def of_profile(run: Run) -> Drawable:
