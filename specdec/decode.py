@@ -240,6 +240,10 @@ class _Run:
         if room < 1:
             return NO_DRAFT
         draft = self._strategy.propose(self._view[: self._n], room)
+        if not isinstance(draft, Draft):
+            raise SpecdecError(
+                f"{self._strategy.name}: propose() returned {type(draft).__name__}.", "Return Draft(ids), or Draft()."
+            )
         if draft.parents is not None:
             raise SpecdecError(f"{self._strategy.name}: draft trees (parents) are not verified yet; propose a chain.")
         draft = draft.clipped(room)

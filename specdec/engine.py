@@ -16,7 +16,7 @@ from specdec.errors import SpecdecError
 from specdec.forced.rates import SyntheticAcceptance
 from specdec.forced.target import ForcedTarget
 from specdec.forced.teacher import teacher_of
-from specdec.llama.devices import describe, free_bytes
+from specdec.llama.devices import describe, free_bytes, in_vain
 from specdec.llama.fit import ram_fit, weights_in_ram
 from specdec.llama.gguf import whole_header
 from specdec.llama.library import gpu_names
@@ -67,6 +67,8 @@ class Engine:
             warnings.warn(f"{path.name} does not fit: {clause}", stacklevel=2)
         self.model = LlamaModel(path, spec.model, mtp=mtp)
         announce(f"Loaded in {self.model.load_s:.1f} s: {self.model.description}, vocabulary {self.model.n_vocab:,}")
+        if not spec.card and (line := in_vain(spec.model)):  # a planned card may be without the GPU
+            announce(f"warning: {line}")
         if spec.count_experts:
             if not int(header.get("expert_count", 0)):
                 self.model.close()

@@ -24,6 +24,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from specdec.errors import SpecdecError
+from specdec.faults import in_one_line
 from specdec.strategy import Strategy, StrategyOptions
 from specdec.syntax import Call, Value, parse, render
 
@@ -105,9 +106,10 @@ class Registry:
     def get(self, name: str) -> Found:
         """The strategy of this name, or an error that says what is known."""
         if name not in self.known:
-            close = difflib.get_close_matches(name, [*self.known, *GROUPS], n=1)
+            close = difflib.get_close_matches(name.lower(), [*self.known, *GROUPS], n=1)
             guess = f" Did you mean {close[0]!r}?" if close else ""
-            raise SpecdecError(f"Unknown strategy {name!r}.{guess}", f"Known: {', '.join(self.names())}.")
+            known = "Files are named with --strategy." if ".py" in name else f"Known: {', '.join(self.names())}."
+            raise SpecdecError(f"Unknown strategy {name!r}.{guess}", known)
         return self.known[name]
 
     def plan(self, text: str, defaults: Defaults | None = None) -> list[Planned]:
@@ -175,9 +177,7 @@ def load_class(spec: str) -> type[Strategy]:
     try:
         module_spec.loader.exec_module(module)
     except Exception as error:
-        raise SpecdecError(
-            f"--strategy {spec}: {path_text} fails on import: {type(error).__name__}: {error}"
-        ) from error
+        raise SpecdecError(f"--strategy {spec}: {path_text} fails on import: {in_one_line(error)}") from error
     classes = {n: c for n, c in vars(module).items() if inspect.isclass(c) and c.__module__ == module_name}
     if name:
         if name not in classes:

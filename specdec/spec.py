@@ -152,6 +152,9 @@ class RunSpec(Checked):
         return self.sampling.resolve(recommended, self.seed)
 
 
+_OPTIONS = {"passes": "lengths", "prompt_files": "prompts", "strategy_files": "strategy", "engines": "engine"}
+"""Fields that the command line calls otherwise."""
+
 Spec = TypeVar("Spec", bound=Checked)
 
 
@@ -185,7 +188,9 @@ def check(kind: type[Spec], command: str, values: Mapping[str, object]) -> Spec:
         first = error.errors()[0]
         places = [str(p) for p in first["loc"] if isinstance(p, str)]
         function = command.startswith("specdec.")
-        name = (places[-1] if function else "--" + places[-1].replace("_", "-")) if places else command
+        place = places[-1] if places else ""
+        option = "--" + _OPTIONS.get(place, place).replace("_", "-")
+        name = (place if function else option) if places else command
         given = f" (given: {first['input']!r})" if places else ""
         what = first["msg"].removeprefix("Value error, ")
         more = f"See help({command})." if function else f"See specdec {command} --help."

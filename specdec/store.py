@@ -7,17 +7,20 @@ killed run stays readable: a torn last line is dropped on reading.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import orjson
 
 from specdec.errors import SpecdecError
+from specdec.locking import lock
 
 SCHEMA = 2
 """Version of both files' layout (docs/results.md). Version 1, without engines and launches, is read too."""
@@ -59,7 +62,7 @@ class RunWriter:
     def __init__(self, folder: Path, meta: dict[str, Any]) -> None:
         self.folder, self.meta = folder, meta
         self._file = open(folder / "samples.jsonl", "ab")  # noqa: SIM115 - closed in __exit__
-        _lock(self._file, folder)
+        lock(self._file)
         _drop_torn_line(folder / "samples.jsonl")
 
     def __enter__(self) -> RunWriter:
@@ -96,22 +99,46 @@ def create(results: Path, meta: dict[str, Any]) -> RunWriter:
     return RunWriter(folder, meta)
 
 
+def check_writable(results: Path) -> None:
+    """Find out before a model is loaded that no run can be stored there; makes nothing."""
+    there = next(p for p in (results, *results.absolute().parents) if p.exists())
+    reason = 0 if os.access(there, os.W_OK | os.X_OK) else errno.EACCES
+    if reason := reason if there.is_dir() else errno.ENOTDIR:
+        raise _not_writable(results, OSError(reason, os.strerror(reason)))
+
+
 def reopen(run: Run) -> RunWriter:
     """Go on with an interrupted run."""
     return RunWriter(run.folder, run.meta)
 
 
-def find_run(name: str, results: Path) -> Path:
-    """A run's folder, by path or by id (or its unique beginning) under ``results``; ``latest`` is the newest."""
+def find_run(name: str, results: Path, kind: str = "") -> Path:
+    """A run's folder, by path or by id (or its unique beginning) under ``results``; ``latest`` is the newest (of this
+    kind: ``compare``, ``profile``)."""
     if (Path(name) / "run.json").is_file():
         return Path(name)
     known = sorted(p.parent for p in results.glob("*/run.json")) if results.is_dir() else []
-    matching = known[-1:] if name == "latest" else [p for p in known if p.name.startswith(name)]
+    if name == "latest":
+        of_kind = (p for p in reversed(known) if kind in ("", _read_json(p / "run.json").get("kind", "compare")))
+        matching = list(islice(of_kind, 1))
+    else:
+        matching = [p for p in known if p.name.startswith(name)]
     if len(matching) != 1:
+        if group := find_group(name, results):
+            ids = ", ".join(p.name for p in group.folders) or "none was begun"
+            raise SpecdecError(f"{name} is a group of runs.", f"Name one of them: {ids}.")
         what = "no run" if not matching else f"{len(matching)} runs"
         listed = ", ".join(p.name for p in known[-5:]) or "none"
         raise SpecdecError(f"{what} match {name!r} under {results}.", f"The newest: {listed}.")
     return matching[0]
+
+
+def find_comparison(name: str, results: Path) -> Run:
+    """As ``find_run``, read; refuses a profile. ``latest`` is the newest comparison."""
+    run = read_run(find_run(name, results, "compare"))
+    if (kind := run.meta.get("kind", "compare")) != "compare":
+        raise SpecdecError(f"{run.folder} is a {kind}.", "Name a comparison: a run of specdec compare.")
+    return run
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,20 +220,6 @@ def _samples(path: Path) -> Iterator[Sample]:
             ) from error
 
 
-def _lock(file: IO[bytes], folder: Path) -> None:
-    """One process at a time writes a run, until it closes the file or ends. Windows' locks would keep readers out, too: it
-    has none."""
-    if sys.platform == "win32":
-        return
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise SpecdecError(f"{folder} is being written by another process.", "Wait until that has ended.") from None
-
-
 def _drop_torn_line(path: Path) -> None:
     if path.exists():
         data = path.read_bytes()
@@ -221,10 +234,12 @@ def _new_folder(results: Path, name: str) -> Path:
     try:
         folder.mkdir(parents=True)
     except OSError as error:
-        raise SpecdecError(
-            f"--results {results}: cannot be written: {error.strerror}.", "Name another folder."
-        ) from error
+        raise _not_writable(results, error) from error
     return folder
+
+
+def _not_writable(results: Path, error: OSError) -> SpecdecError:
+    return SpecdecError(f"--results {results}: cannot be written: {error.strerror}.", "Name another folder.")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

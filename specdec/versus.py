@@ -54,6 +54,9 @@ class Versus:
 
 def versus(a: Run, b: Run, allow_differences: bool = False) -> Versus:
     """Pair two runs; refuses other prompts, settings or models unless told to go on."""
+    for run in (a, b):
+        if run.meta["kind"] != "compare":
+            raise SpecdecError(f"{run.folder} is a {run.meta['kind']}.", "Name two comparisons.")
     settings = setting_differences(a, b)
     if settings and not allow_differences:
         named = "; ".join(d.line for d in settings)

@@ -157,8 +157,15 @@ def test_faults_are_told_before_anything_runs(nano_dense: Path, tmp_path: Path) 
     ):
         with pytest.raises(SpecdecError, match=said):
             record(spec, Path("t.npz"), wanted, Quiet())
-    with pytest.raises(SpecdecError, match="cannot be written"):
-        record(spec, Path("full"), Wanted(), Quiet())
+    Path("kept.npz").write_bytes(b"an earlier recording")
+    for out, said in (
+        ("full", "exists already"),
+        ("kept.npz", "exists already"),
+        ("kept.npz/t.npz", "cannot be written"),
+    ):
+        with pytest.raises(SpecdecError, match=said):
+            record(spec, Path(out), Wanted(), Quiet())
+    assert Path("kept.npz").read_bytes() == b"an earlier recording"
     assert not Path("t.npz").exists()
 
 

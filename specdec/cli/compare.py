@@ -76,8 +76,7 @@ def compare(
         **prompts.values(),
         **text.values(),
         **measuring.values(),
-        strategies=with_files(strategies, strategy),
-        strategy_files=tuple(strategy),
+        **own_strategies(strategies, strategy),
         engines=("specdec", "llama-server") if with_llama_server else (engine,),
         llama_server=llama_server,
         vram_limit=vram_limit,
@@ -93,6 +92,10 @@ def compare(
         raise SpecdecError("--record: with --trace or --synthetic the target's own text is not said.", "Leave it out.")
     if record is not None and card:
         raise SpecdecError("--record: a comparison of cards is several runs.", "Record one: specdec record --from RUN.")
+    if record is not None:
+        from specdec.replay.trace import check_new
+
+        check_new(record)
     fetch_models(spec)
     if card:
         from specdec.cli.cards import compare_cards
@@ -143,7 +146,7 @@ def resume(
             raise SpecdecError("--retry-failed: not of a whole group.", "Name the run whose cells failed.")
         resume_cards(group, json, watch)
         return
-    found = store.read_run(store.find_run(run, results))
+    found = store.read_run(store.find_run(run, results, "compare"))
     refuse_redacted(found, "it cannot be resumed")
     if "trace" in found.meta:
         from specdec.cli import replay
@@ -210,13 +213,22 @@ def terminal_width() -> int:
     return max(NARROW, shutil.get_terminal_size().columns) if sys.stdout.isatty() else NARROW
 
 
-def with_files(strategies: str, files: list[str]) -> str:
-    """--strategy files take part even if --strategies does not name them."""
-    if not files:
-        return strategies
-    from specdec.registry import load_class
+def own_strategies(strategies: str, files: list[str], optional: bool = False) -> dict[str, object]:
+    """``strategies`` and ``strategy_files`` of a specification: those of --strategy take part beside those named; with
+    ``optional`` and none named, beside the default ones."""
+    from specdec.errors import SpecdecError
+    from specdec.registry import load_class, named
 
-    return ",".join(filter(str.strip, [strategies, *(load_class(f).name for f in files)]))
+    texts = [strategies] if strategies.strip() else []
+    paths = []
+    for file in files:
+        text, path = named(file)
+        paths.append(path[0] if path else load_class(file).name)  # what is no file is refused there
+        if strategies.strip() or not optional:
+            texts.append(text)
+        elif "(" in text:
+            raise SpecdecError(f"--strategy {file}: with options the others have to be named.", "Add --strategies.")
+    return {"strategies": ",".join(texts), "strategy_files": tuple(paths)}
 
 
 def _duration(seconds: float) -> str:

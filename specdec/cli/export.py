@@ -25,7 +25,7 @@ def export(
 
     if format not in (*export.FORMATS, "all"):
         raise SpecdecError(f"--format {format}: unknown.", f"Known: {', '.join(export.FORMATS)}, all.")
-    won = export.winner(store.read_run(store.find_run(run, results)), workload)
+    won = export.winner(store.find_comparison(run, results), workload)
     if format != "all":
         typer.echo(export.FORMATS[format](won))
         return

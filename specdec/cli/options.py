@@ -63,7 +63,7 @@ Workloads = Annotated[
     ),
 ]
 PromptFiles = Annotated[list[str], typer.Option("--prompts", help="Your own prompts, JSON Lines (repeatable).")]
-Limit = Annotated[int, typer.Option("--limit", help="Prompts a workload; 0 for all.")]
+Limit = Annotated[int, typer.Option("--limit", min=0, help="Prompts a workload; 0 for all.")]
 NPredict = Annotated[int, typer.Option("--n-predict", "-n", help="Most tokens of an answer.")]
 Repeats = Annotated[int, typer.Option("--repeats", help="Generations of each prompt under each strategy.")]
 Launches = Annotated[

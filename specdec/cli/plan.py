@@ -31,7 +31,7 @@ def plan(
     json: o.Json = False,
 ) -> None:
     """What fits a card: the split for each strategy, memory by item, what is left, and the commands."""
-    from specdec.cli.compare import with_files
+    from specdec.cli.compare import own_strategies
     from specdec.llama.model import default_threads
     from specdec.report import cards as tables
     from specdec.spec import make_spec
@@ -42,8 +42,7 @@ def plan(
     spec = make_spec(
         "plan",
         **models.values(),
-        strategies=strategies and with_files(strategies, strategy),
-        strategy_files=tuple(strategy),
+        **own_strategies(strategies, strategy, optional=True),
         rollback=split(rollback) or ("auto",),
         snapshots=snapshots,
         model=context.values() | {"ctx_size": ctx_size},

@@ -65,9 +65,7 @@ def _of_run(profile: Profile, name: str, results: Path, json: bool) -> str:
     from specdec.profile.compare import mismatches, prediction_rows
     from specdec.report import prediction as tables
 
-    run = store.read_run(store.find_run(name, results))
-    if run.meta["kind"] != "compare":
-        raise SpecdecError(f"{run.folder} is no comparison.", "Name a run of specdec compare.")
+    run = store.find_comparison(name, results)
     other = mismatches(run, profile)
     rows = prediction_rows(run, profile, elsewhere=bool(other))
     by_rates = tables.from_run(run, profile)

@@ -51,8 +51,9 @@ def profile(
 ) -> None:
     """Measure what a step costs here: the verify cost curve, drafting, rolling back, sampling, prompts."""
     from specdec import store
-    from specdec.cli.compare import with_files
+    from specdec.cli.compare import own_strategies
     from specdec.cli.progress import watched
+    from specdec.faults import own_faults_told
     from specdec.profile.measure import take_profile
     from specdec.profile.spec import ProfileSpec
     from specdec.report import profile as tables
@@ -60,8 +61,7 @@ def profile(
 
     values: dict[str, object] = {
         **models.values(),
-        "strategies": strategies and with_files(strategies, strategy),
-        "strategy_files": tuple(strategy),
+        **own_strategies(strategies, strategy, optional=True),
         "depths": _numbers("--depths", depths),
         "n_max": n_max,
         "repeats": repeats,
@@ -80,7 +80,7 @@ def profile(
         from specdec.cli.cards import profile_on
 
         spec = profile_on(spec, card, reserve)
-    with watched() as observer:
+    with watched() as observer, own_faults_told():
         folder = take_profile(spec, results, observer.announce)
     run = store.read_run(folder)
     typer.echo(tables.as_json(run) if json else tables.as_text(run))

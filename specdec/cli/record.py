@@ -73,7 +73,7 @@ def _from_run(name: str, results: Path, out: Path, target: str, more: object) ->
         raise SpecdecError(
             "--from: a stored run holds tokens alone.", "Leave --from out to record log-probabilities or proposals."
         )
-    record_from_run(store.read_run(store.find_run(name, results)), out, target)
+    record_from_run(store.find_comparison(name, results), out, target)
     _tell(out)
 
 

@@ -21,5 +21,5 @@ def redact(
     from specdec import store
     from specdec.redact import write_redacted
 
-    folder = write_redacted(store.read_run(store.find_run(run, results)), out)
+    folder = write_redacted(store.find_comparison(run, results), out)
     typer.echo(f"{folder}: without prompts, texts, token ids, logs and paths. Names of workloads and files are in it.")

@@ -9,7 +9,7 @@ import typer
 
 from specdec.cli import app
 from specdec.cli import options as o
-from specdec.cli.compare import hint_page, terminal_width, with_files
+from specdec.cli.compare import hint_page, own_strategies, terminal_width
 
 if TYPE_CHECKING:
     from specdec.store import Run
@@ -30,7 +30,7 @@ def replay(
         typer.Option("--search", help="Find the best setting; options that are not given take values worth trying."),
     ] = False,
     costs: Annotated[
-        str, typer.Option("--costs", help="Predict speed: the folder of a profile or of a compare run, or a file.")
+        str, typer.Option("--costs", help="Predict speed: a profile or a compare run (folder or id), or a file.")
     ] = "",
     trials: Annotated[int, typer.Option("--trials", help="Settings that a search tries; 0: all, or 1000.")] = 0,
     held_out: Annotated[float, typer.Option("--held-out", help="Share of prompts kept out of the choice.")] = 0.25,
@@ -51,8 +51,7 @@ def replay(
         "replay",
         {
             "trace": trace,
-            "strategies": with_files(strategies, strategy),
-            "strategy_files": tuple(strategy),
+            **own_strategies(strategies, strategy),
             "n_predict": n_predict or None,
             "carry_state": carry_state,
             "costs": costs,

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from specdec.store import Run
 
 _FILES = ("html", "svg", "png")
+_FORMATS = {f".{f}": f for f in (*_FILES, "md", "json", "csv")} | {".htm": "html"}
+"""By the name of the file that is written."""
 
 
 @app.command()
@@ -33,9 +35,10 @@ def report(
         typer.Option(
             "--format",
             "-f",
-            help="text, markdown (md), json, html (a page in one file), svg, png (one picture); of runs also csv.",
+            help="text, markdown (md), json, html (a page in one file), svg, png (one picture); of runs also csv."
+            " Default: as --out is called, else text.",
         ),
-    ] = "text",
+    ] = "",
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Write to this file instead of printing; html, svg and png want it."),
@@ -63,6 +66,7 @@ def report(
     from specdec.redact import redacted
     from specdec.report import subjects
 
+    format = format or _FORMATS.get(out.suffix.lower() if out else "", "text")
     runs, planned = _read(run, results)
     others, others_planned = _read(other, results) if other else ([], None)
     is_group = planned is not None

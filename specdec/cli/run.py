@@ -52,6 +52,7 @@ def run(
     """Generate one text and watch it grow: each token marked as accepted (from whom), bonus, or plain."""
     from specdec.cli.progress import warnings_as_lines
     from specdec.engine import Engine
+    from specdec.faults import own_faults_told
     from specdec.registry import named
     from specdec.runner.checks import plan_strategies, unused_options
     from specdec.spec import RunSpec, check
@@ -78,8 +79,9 @@ def run(
         fetch_models(spec)
         engine = Engine(spec, planned, _tell)
         try:
-            engine.fit([asked])
-            _answer(engine, spec, asked, _measure(spec))
+            with own_faults_told():
+                engine.fit([asked])
+                _answer(engine, spec, asked, _measure(spec))
         finally:
             engine.close()
 

@@ -26,13 +26,10 @@ def show(
     from rich.console import Console
 
     from specdec import store
-    from specdec.errors import SpecdecError
     from specdec.report import show as report
     from specdec.report import tokens
 
-    found = store.read_run(store.find_run(run, results))
-    if found.meta["kind"] != "compare":
-        raise SpecdecError(f"{found.folder} is a {found.meta['kind']}: it generated no text.", "Name a comparison.")
+    found = store.find_comparison(run, results)
     if not sample:
         typer.echo(report.list_table(found))
         return

@@ -79,8 +79,10 @@ def new(
 ) -> None:
     """Write a working strategy file to start from."""
     from specdec.errors import SpecdecError
-    from specdec.registry import parse_name
+    from specdec.registry import GROUPS, Registry, parse_name
 
+    if name in (*Registry().known, *GROUPS):
+        raise SpecdecError(f"{name!r} is the name of a known strategy.", "Choose another.")
     if parse_name(name) != name or not name[:1].isalpha():
         raise SpecdecError(f"{name!r} is not a plain strategy name.", "Use letters, digits and hyphens.")
     stem = name.replace("-", "_")
@@ -98,14 +100,20 @@ def new(
 @group.command()
 def check(spec: Annotated[str, typer.Argument(metavar="FILE:CLASS|NAME")]) -> None:
     """Run the conformance suite on a strategy: a file's class, or a known name with options."""
-    from specdec.registry import Registry, load_class
+    from specdec.registry import Registry, named
     from specdec.testing.conformance import check_strategy
 
-    is_file = ".py" in spec
-    results = check_strategy(load_class(spec) if is_file else Registry().plan(spec)[-1].build)
-    for r in results:
-        typer.echo(f"{'ok  ' if r.passed else 'FAIL'}  {r.name}{': ' + r.detail if r.detail else ''}")
-    if not all(r.passed for r in results):
+    text, files = named(spec)
+    planned = Registry(files).plan(text)
+    failed = False
+    for plan in planned[1:] or planned:  # plain decoding comes with all others
+        results = check_strategy(plan.build)
+        if len(planned) > 2:
+            typer.echo(f"{plan.label}:")
+        for r in results:
+            typer.echo(f"{'ok  ' if r.passed else 'FAIL'}  {r.name}{': ' + r.detail if r.detail else ''}")
+        failed |= not all(r.passed for r in results)
+    if failed:
         raise typer.Exit(1)
 
 

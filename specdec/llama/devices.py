@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 
-from specdec.llama.library import ggml_function
+from specdec.llama.library import ggml_function, gpu_names
 from specdec.spec import ModelOptions
 
 _KINDS = {0: "CPU", 1: "GPU", 2: "integrated GPU", 3: "accelerator"}
@@ -93,3 +93,16 @@ def used_bus_ids(options: ModelOptions) -> list[str] | None:
 
 def _decoded(text: bytes | None) -> str:
     return (text or b"").decode("utf-8", "replace")
+
+
+def in_vain(options: ModelOptions) -> str:
+    """A line where options of a GPU are given and there is none; empty otherwise."""
+    given = {
+        "--gpu-layers": options.gpu_layers > 0,
+        "--n-cpu-moe": options.n_cpu_moe,
+        "--main-gpu": options.main_gpu >= 0,
+    }
+    named = [name for name, value in given.items() if value]
+    if not named or gpu_names():
+        return ""
+    return f"{', '.join(named)}: this llama-cpp-python sees no GPU, all of it runs on the CPU (specdec doctor)"

@@ -62,6 +62,8 @@ def model_path(name: str) -> Path:
 
     Raises ``SpecdecError`` where a name of Hugging Face or Ollama is not on this machine; a path is not looked at.
     """
+    if not name:
+        raise SpecdecError("no model is named.", "--target, --draft and the like name a GGUF file.")
     if name in FILES:
         return FOLDER / FILES[name]
     if name in _stand_ins:

@@ -145,7 +145,12 @@ def _of_system(machines: Sequence[Sample]) -> Iterator[Finding]:
     if load := _count(machines, _is_disturbed):
         most = max(m.get("cpu_other_cores", 0) for m in machines)
         text = _in(f"other programs took up to {most:.1f} cores", load, n)
-        yield Finding("cpu-load", text, "top names them: end them, then the same run again with --repeats 3.", load)
+        yield Finding(
+            "cpu-load",
+            text,
+            "top names them: end them, then the same again (not --quick: with --repeats 3).",
+            load,
+        )
     if stolen := _count(machines, lambda m: m.get("cpu_stolen_cores", 0) > STOLEN_CORES):
         text = _in("the hypervisor gave processor time to other guests", stolen, n)
         yield Finding("cpu-stolen", text, "The same run with --repeats 5 shows how much it matters.", stolen)

@@ -140,11 +140,15 @@ def find_profile(run: Run, results: Path) -> Profile | None:
 
 
 def newest_profile(results: Path) -> Profile:
-    """The newest finished profile under ``results``."""
+    """The newest finished profile under ``results`` that measured a strategy that drafts, else the newest."""
+    without: list[Profile] = []
     for folder in sorted((p.parent for p in results.glob("*/run.json")), reverse=True):
         found = _profile(folder)
-        if found is not None:
+        if found is not None and found.strategies:
             return found
+        without += [found] if found else []
+    if without:
+        return without[0]
     raise SpecdecError(f"there is no profile under {results}.", "Take one: specdec profile --target MODEL.gguf.")
 
 

@@ -22,12 +22,13 @@ from specdec.profile.plan import SWEEPS, Setting, sweeps
 from specdec.profile.spec import ProfileSpec
 from specdec.profile.stage import Script, Scripted
 from specdec.rollback import SNAPSHOT_LIMIT
-from specdec.store import RunWriter, Sample, create
+from specdec.store import RunWriter, Sample, check_writable, create
 from specdec.strategy import Services
 
 
 def take_profile(spec: ProfileSpec, results: Path, say: Say) -> Path:
     """Measure and store a profile; returns the run's folder."""
+    check_writable(results)
     job = prepare(spec, say)
     try:
         depths = ", ".join(f"{d:,}" for d in job.depths)

@@ -37,7 +37,12 @@ COUNTS = "settings.jsonl"
 
 
 def replay(options: ReplayOptions, results: Path, watcher: Watcher) -> Path:
-    """Run a replay from the start; returns the run's folder."""
+    """Run a replay from the start; returns the run's folder. The costs may be a run under ``results``, by its id."""
+    if options.costs and not Path(options.costs).exists():
+        try:
+            options = options.model_copy(update={"costs": str(store.find_run(options.costs, results))})
+        except SpecdecError as error:
+            raise SpecdecError(f"--costs {options.costs}: there is no such file, and {error.what}") from error
     job = _Job(options)
     with store.create(results, job.meta) as writer:
         watcher.announce(f"Writing {writer.folder}")

@@ -13,7 +13,7 @@ from specdec.errors import SpecdecError
 from specdec.registry import Defaults, Planned, Registry
 from specdec.replay.header import make_header, make_turn
 from specdec.replay.recorder import DEEPEST, Listener, Recorder
-from specdec.replay.trace import Trace, Turn, write_trace
+from specdec.replay.trace import Trace, Turn, check_new, write_trace
 from specdec.spec import RunSpec
 from specdec.strategy import Strategy
 from specdec.syntax import Call, Value
@@ -56,7 +56,7 @@ class _Recording(Planned):
 
 def record(spec: RunSpec, out: Path, wanted: Wanted, observer: Observer) -> Path:
     """Decode all prompts plainly and write the trace. Interrupted, it writes what is complete."""
-    _check_out(out)
+    check_new(out)
     drafters = _drafters(spec, wanted)
     plain = Registry().plan("none")[0]
     recording = _Recording(plain.label, plain.call, plain.found, drafters=drafters)
@@ -133,18 +133,6 @@ def _training(engine: Engine, wanted: Wanted) -> TrainingWriter | None:
     from specdec.replay.training import TrainingWriter
 
     return TrainingWriter(wanted.training, engine.model, int(str(engine.settings()["n_ctx"])), wanted.top_k or 8)
-
-
-def _check_out(out: Path) -> None:
-    """Find out now, not after the run, that the file cannot be written."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with open(out, "ab"):
-            pass
-        if not out.stat().st_size:
-            out.unlink()
-    except OSError as error:
-        raise SpecdecError(f"--out {out}: cannot be written: {error.strerror}.", "Name another file.") from error
 
 
 def _header(

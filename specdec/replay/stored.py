@@ -14,7 +14,7 @@ from specdec.llama.target import batch_size
 from specdec.models import model_path
 from specdec.redact import refuse_redacted
 from specdec.replay.header import make_header, make_turn
-from specdec.replay.trace import Trace, Turn, write_trace
+from specdec.replay.trace import Trace, Turn, check_new, write_trace
 from specdec.spec import ModelOptions, RunSpec
 from specdec.store import Run
 from specdec.types import Message, Prompt
@@ -27,6 +27,7 @@ def record_from_run(run: Run, out: Path, target: str = "") -> Trace:
     A run keeps no prompt tokens: they are made again from the prompts and the target's vocabulary (no weights are
     loaded), and checked against the run's counts. ``target``: where the GGUF lies now, if not where it was.
     """
+    check_new(out)
     spec = _spec_of(run)
     path, prompts = _checked(run, spec, target)
     model = LlamaModel(path, spec.model, vocab_only=True)

@@ -104,6 +104,18 @@ class Trace:
         return dict(self.header["drafters"])
 
 
+def check_new(path: Path) -> None:
+    """Find out before a recording, not after it, that its file cannot be written, or is there: it may have taken hours."""
+    if path.exists():
+        raise SpecdecError(f"{path} exists already.", "Name another file, or remove that one.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        path.unlink()
+    except OSError as error:
+        raise SpecdecError(f"{path}: cannot be written: {error.strerror}.", "Name another file.") from error
+
+
 def write_trace(path: Path, trace: Trace) -> str:
     """Write ``trace``; returns its hash. An existing file is replaced only when the new one is complete."""
     arrays = _pack(trace)
@@ -144,7 +156,7 @@ def _load(path: Path) -> tuple[dict[str, Any], Arrays]:
             arrays = {name: file[name] for name in file.files}
         header = orjson.loads(arrays.pop("header").tobytes())
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile, AttributeError, TypeError, OSError) as error:
-        raise SpecdecError(f"{path} is not a trace, or damaged: {error}.", "Record it again.") from error
+        raise SpecdecError(f"{path} is not a trace, or damaged.", "Record it again.") from error
     if not isinstance(header, dict):
         raise SpecdecError(f"{path} is not a trace.", "Make one with: specdec record --out FILE")
     return header, arrays

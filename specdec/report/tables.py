@@ -10,6 +10,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from specdec.locking import is_locked
 from specdec.metrics import engine_ratios, rows
 from specdec.report import search
 from specdec.report.machine import machine_notes
@@ -102,7 +103,9 @@ def head(run: Run) -> str:
         lines.append(f"Arm of a comparison of cards: {labels['arm']}. All of it: specdec report {whole}")
     if not run.finished:
         done = len({cell_key(s) for s in run.samples})
-        lines.append(f"INTERRUPTED: {done} of {meta['cells']} cells are there. Finish it: specdec resume {run.folder}")
+        there = f"{done} of {meta['cells']} cells are there."
+        go_on = f"INTERRUPTED: {there} Finish it: specdec resume {shlex.quote(str(run.folder))}"
+        lines.append(f"STILL GOING ON: {there}" if is_locked(run.folder / "samples.jsonl") else go_on)
     return "\n".join(lines)
 
 
@@ -176,7 +179,7 @@ def _interval(key: str, form: str) -> Callable[[Row], str]:
 def _verdict(row: Row) -> str:
     if row["status"] in ("ok", "inactive"):
         verdict = row["verdict"] or ""
-        return f"{verdict}; inactive" if row["status"] == "inactive" else verdict
+        return "; ".join(filter(None, [verdict, "inactive" if row["status"] == "inactive" else ""]))
     return {"not run": "not run", "error": "FAIL"}.get(row["status"], f"FAIL: {row['status']}")
 
 

@@ -18,13 +18,16 @@ def plan_strategies(spec: RunSpec) -> list[Planned]:
 
 
 def unused_options(spec: RunSpec, planned: list[Planned]) -> list[str]:
-    """A line for each model that was given and that no strategy takes."""
+    """A line for each model and program that was given and that nothing takes."""
     given = (("--draft", "draft", spec.draft), ("--mtp-model", "mtp", spec.mtp_model))
-    return [
+    lines = [
         f"{option} is not used: no strategy is {name}"
         for option, name, file in given
         if file not in ("", "demo-draft") and not any(name in p.label for p in planned)
     ]
+    if spec.llama_server and "llama-server" not in spec.engines:
+        lines.append("--llama-server is not used: it goes with --with-llama-server or --engine llama-server")
+    return lines
 
 
 def check_headers(spec: RunSpec, planned: list[Planned], teacher: Teacher | None = None) -> Header:

@@ -14,7 +14,7 @@ from specdec.runner.order import WARMUP_TOKENS, CellKey
 from specdec.runner.plan import Observer, Plan, describe, prepare, what_changed
 from specdec.runner.schedule import QUICK_SECONDS, Schedule
 from specdec.spec import RunSpec, stored_spec
-from specdec.store import Run, RunWriter, Sample, cell_key, create, reopen
+from specdec.store import Run, RunWriter, Sample, cell_key, check_writable, create, reopen
 from specdec.types import Limits
 
 
@@ -23,6 +23,7 @@ def compare(spec: RunSpec, results: Path, observer: Observer, launches: int | No
 
     ``launches``: stop after so many of the run's launches; ``resume`` goes on. None: all of them.
     """
+    check_writable(results)
     plan = prepare(spec, observer)
     try:
         with create(results, describe(plan)) as writer:

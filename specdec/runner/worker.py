@@ -15,6 +15,7 @@ from typing import Any
 
 from specdec.arms import Arm
 from specdec.errors import BrokenGeneration, OutOfMemory, ServerDied, SpecdecError
+from specdec.faults import in_one_line
 from specdec.llama.accounting import by_place
 from specdec.llama.devices import used_bus_ids
 from specdec.llama.library import log
@@ -232,7 +233,7 @@ def _failure(error: Exception, during: str = "") -> dict[str, Any]:
             "error": _one_line(f"{during}out of memory: {error or 'no more RAM'}"),
             "traceback": where,
         }
-    return {"status": "error", "error": _one_line(f"{during}{type(error).__name__}: {error}"), "traceback": where}
+    return {"status": "error", "error": during + in_one_line(error), "traceback": where}
 
 
 def _one_line(text: str) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from specdec.decode import Decoder
+from specdec.faults import in_one_line
 from specdec.replay.loop import Bounds, replay_turn
 from specdec.replay.recorded import Recorded, Tape
 from specdec.replay.recorder import Recorder
@@ -72,10 +73,8 @@ def check_strategy(build: Build) -> list[Check]:
         name = (check.__doc__ or check.__name__).splitlines()[0].rstrip(".")
         try:
             results.append(Check(name, True, check(build)))
-        except Exception as error:  # noqa: BLE001 - the strategy under test may raise anything; that is the result
-            results.append(
-                Check(name, False, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
-            )
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the strategy under test raises is the result
+            results.append(Check(name, False, in_one_line(error)))
     return results
 
 
