@@ -21,7 +21,7 @@ def test_specification_is_checked() -> None:
     assert check(ProfileSpec, "profile", {"target": "t", "passes": (4, 2)}).passes == (1, 2, 4)
     with pytest.raises(SpecdecError, match="at least 16"):
         check(ProfileSpec, "profile", {"target": "t", "depths": (3,)})
-    with pytest.raises(SpecdecError, match="--passes"):
+    with pytest.raises(SpecdecError, match="--lengths"):
         check(ProfileSpec, "profile", {"target": "t", "passes": (0,)})
 
 

@@ -50,6 +50,8 @@ def plan(
     cards = parse_cards(card, reserve)
     with headers_of(models.target, models.draft, models.mtp_model, spec.strategies) as later:
         header = header_of(spec)
+        if ctx_size > (trained := int(header.get("context_length", 0))) > 0:
+            typer.echo(f"warning: the context of {ctx_size:,} tokens exceeds the model's {trained:,}", err=True)
         cases = cases_of(spec, header)
         fits = [fit(case, header, spec.model, each) for each in cards for case in cases]
         text = (tables.as_json if json else tables.as_text)(fits, models.target, threads or default_threads())
