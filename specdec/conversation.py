@@ -46,9 +46,14 @@ def fit_context(spec: RunSpec, prompts: list[Prompt], tokenize: Tokenize, traine
             f"Use --ctx-size {needs[worst]}, a smaller --n-predict, or other --workloads.",
         )
     n_ctx = asked or rounded(needs[worst])
-    if trained and n_ctx > trained:
-        warnings.warn(f"the context of {n_ctx:,} tokens exceeds the model's {trained:,}", stacklevel=3)
+    if line := too_long(n_ctx, trained):
+        warnings.warn(line, stacklevel=3)
     return n_ctx, lengths
+
+
+def too_long(n_ctx: int, trained: int) -> str:
+    """A line where a context is longer than the model was trained for (0: not known); empty otherwise."""
+    return f"the context of {n_ctx:,} tokens exceeds the model's {trained:,}" if 0 < trained < n_ctx else ""
 
 
 def rounded(tokens: int) -> int:

@@ -11,6 +11,11 @@ _MEMORY = re.compile(
 )
 
 
+def one_line(text: str) -> str:
+    """The text with every run of white space as one space."""
+    return " ".join(text.split())
+
+
 class SpecdecError(Exception):
     """A fault that the user can mend.
 
@@ -20,8 +25,8 @@ class SpecdecError(Exception):
     """
 
     def __init__(self, what: str, hint: str = "") -> None:
-        self.what = " ".join(what.split())
-        self.hint = " ".join(hint.split())
+        self.what = one_line(what)
+        self.hint = one_line(hint)
         super().__init__(f"{self.what} {self.hint}".strip())
 
 

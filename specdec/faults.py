@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from specdec.errors import SpecdecError
+from specdec.errors import SpecdecError, one_line
 
 _OURS = (str(Path(__file__).parent), *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")), "<")
 """specdec's own files, those of Python and of installed packages."""
@@ -16,7 +16,7 @@ _OURS = (str(Path(__file__).parent), *(sysconfig.get_path(name) for name in ("st
 
 def in_one_line(error: BaseException) -> str:
     """``IndexError: index 9 is out of bounds (mine.py:4)``; without a place where no file of the user's took part."""
-    what = " ".join(f"{type(error).__name__}: {error}".split()) if str(error) else type(error).__name__
+    what = one_line(f"{type(error).__name__}: {error}") if str(error) else type(error).__name__
     place = place_of(error)
     return f"{what} ({place})" if place else what
 

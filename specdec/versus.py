@@ -20,7 +20,7 @@ from specdec.differences import settings as setting_differences
 from specdec.errors import SpecdecError
 from specdec.metrics import ALL, BASELINE, PLAIN_MOVED, Arm, arm_of, arms_of
 from specdec.report.names import arm_name
-from specdec.stats import Estimate, Pairs, estimate, judge, launch_spread
+from specdec.stats import Estimate, Pairs, estimate, judge, launch_spread, ratio_of_sums
 from specdec.stats.pairs import Floats
 from specdec.stats.verdicts import CANNOT_TELL
 from specdec.store import Run, Sample
@@ -176,8 +176,7 @@ def _against_plain(
     spreads = [s for side in sides if (s := launch_spread(side.by_launch()))]
     ratio = estimate(Pairs(np.concatenate([of_b, of_a], axis=1)[:, None], sides[0].strata), extra=spreads)
     low, high = ratio.interval() or (None, None)
-    speedups = (float(s[0] / s[1] / (s[2] / s[3])) for s in (side.sum(axis=0) for side in (of_a, of_b)))
-    values = (*speedups, ratio.value, low, high)
+    values = (ratio_of_sums(of_a), ratio_of_sums(of_b), ratio.value, low, high)
     return dict(zip(names, values, strict=True)), ratio
 
 

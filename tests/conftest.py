@@ -8,12 +8,14 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from timed import Time
 
 from specdec import clock as clock_module
 from specdec import decode
+from specdec.cli import main
 from specdec.profile import bench
 from specdec.testing.nano import write_nano
 
@@ -82,3 +84,20 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
         return str(program)
 
     return make
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs a command line; (exit code, stdout, stderr)."""
+
+    def specdec(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["specdec", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as done:
+            code = int(done.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return specdec

@@ -13,7 +13,6 @@ from typing import Any
 import orjson
 import pytest
 
-from specdec.cli import main
 from specdec.types import PHASES
 
 ROW_KEYS = {
@@ -23,25 +22,6 @@ ROW_KEYS = {
     "memory_bytes",
 }  # fmt: skip
 SHORT = ("--n-predict", "24", "--threads", "1")
-
-
-def specdec(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: object
-) -> tuple[int, str, str]:
-    """Run a command line; (exit code, stdout, stderr)."""
-    monkeypatch.setattr(sys, "argv", ["specdec", *map(str, arguments)])
-    try:
-        main()
-        code = 0
-    except SystemExit as done:
-        code = int(done.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    return lambda *arguments: specdec(capsys, monkeypatch, *arguments)
 
 
 def test_compare_prints_tables_and_stores(call: Any, nano_hybrid: Path) -> None:

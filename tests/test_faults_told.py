@@ -9,7 +9,6 @@ from typing import Any
 import orjson
 import pytest
 
-from specdec.cli import main
 from specdec.faults import in_one_line, place_of
 from specdec.locking import lock
 from specdec.store import create
@@ -33,20 +32,10 @@ class Quits(Strategy):
 SHORT = ("--workloads", "demo-edit", "--limit", "1", "--n-predict", "4", "--threads", "1", "--warmup", "0")
 
 
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    def specdec(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["specdec", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as done:
-            code = int(done.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
+@pytest.fixture(autouse=True)
+def own() -> None:
+    """Faulty strategies, where the command runs."""
     Path("own.py").write_text(OWN)
-    return specdec
 
 
 @pytest.mark.parametrize(

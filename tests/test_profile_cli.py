@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import orjson
 import pytest
 from page import check_page
 
-from specdec.cli import main
 from specdec.cli.cards import profile_on
 from specdec.errors import SpecdecError
 from specdec.profile import measure
@@ -22,21 +20,6 @@ from specdec.types import PHASES
 from specdec.vram.arms import CONTEXT
 
 PROFILE = ("--depths", "32,64", "--lengths", "1..3,6", "--n-max", "2", "--repeats", "3", "--threads", "1")
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    def specdec(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["specdec", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as done:
-            code = int(done.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return specdec
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,6 @@ def compare(
     llama_server: o.LlamaServer = "",
 ) -> None:
     """Compare draft strategies on a model: acceptance, memory and net speed by workload, against `none`."""
-    from specdec.errors import SpecdecError
     from specdec.spec import QUICK_N_PREDICT, make_spec
 
     if quick:  # what was asked for still counts
@@ -88,14 +87,8 @@ def compare(
         sampling=sampling.values(),
         model=model.values(),
     )
-    if record is not None and (trace or synthetic):
-        raise SpecdecError("--record: with --trace or --synthetic the target's own text is not said.", "Leave it out.")
-    if record is not None and card:
-        raise SpecdecError("--record: a comparison of cards is several runs.", "Record one: specdec record --from RUN.")
     if record is not None:
-        from specdec.replay.trace import check_new
-
-        check_new(record)
+        _check_record(record, spec, card)
     fetch_models(spec)
     if card:
         from specdec.cli.cards import compare_cards
@@ -158,6 +151,18 @@ def resume(
     with watched(found.meta["spec"]["target"] if watch else "") as observer:
         folder = runner.resume(found, observer, retry_failed)
     show(folder, json)
+
+
+def _check_record(record: Path, spec: RunSpec, card: str) -> None:
+    """Now, not after the run: whether there is a text to record, and a file to write it to."""
+    from specdec.errors import SpecdecError
+    from specdec.replay.trace import check_new
+
+    if spec.trace or spec.synthetic:
+        raise SpecdecError("--record: with --trace or --synthetic the target's own text is not said.", "Leave it out.")
+    if card:
+        raise SpecdecError("--record: a comparison of cards is several runs.", "Record one: specdec record --from RUN.")
+    check_new(record)
 
 
 def _given(context: typer.Context, name: str, value: int, otherwise: int) -> int:

@@ -14,7 +14,16 @@ from specdec.cli import options as o
 
 
 @dataclass(frozen=True, slots=True)
-class Models:
+class Flags:
+    """A group of options."""
+
+    def values(self) -> dict[str, object]:
+        """As the part of a specification has them that they are of."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Models(Flags):
     """The target and what drafts for it."""
 
     target: o.Target = "demo"
@@ -26,10 +35,6 @@ class Models:
         """Whether the target is the demo model."""
         return self.target == "demo"
 
-    def values(self) -> dict[str, object]:
-        """As a ``RunSpec`` has them."""
-        return asdict(self)
-
     def announce(self) -> None:
         """Say so where the user named no model."""
         if self.demo:
@@ -37,7 +42,7 @@ class Models:
 
 
 @dataclass(frozen=True, slots=True)
-class PromptFlags:
+class PromptFlags(Flags):
     """Which prompts."""
 
     workloads: o.Workloads = ""
@@ -51,7 +56,7 @@ class PromptFlags:
 
 
 @dataclass(frozen=True, slots=True)
-class TextFlags:
+class TextFlags(Flags):
     """How a text goes on and where it ends."""
 
     n_predict: o.NPredict = 256
@@ -62,11 +67,11 @@ class TextFlags:
 
     def values(self) -> dict[str, object]:
         """As a ``RunSpec`` has them."""
-        return asdict(self) | {"stop": tuple(self.stop)}
+        return Flags.values(self) | {"stop": tuple(self.stop)}
 
 
 @dataclass(frozen=True, slots=True)
-class Measuring:
+class Measuring(Flags):
     """How often each cell runs, and what it may take."""
 
     repeats: o.Repeats = 1
@@ -78,13 +83,9 @@ class Measuring:
     cell_timeout: o.CellTimeout = 0.0
     ram_limit: o.RamLimit = 0
 
-    def values(self) -> dict[str, object]:
-        """As a ``RunSpec`` has them."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
-class SamplingFlags:
+class SamplingFlags(Flags):
     """How tokens are chosen."""
 
     sampling: o.SamplingMode = "greedy"
@@ -93,13 +94,9 @@ class SamplingFlags:
     top_p: o.TopP = None
     min_p: o.MinP = None
 
-    def values(self) -> dict[str, object]:
-        """As ``SamplingOptions`` has them."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
-class ContextFlags:
+class ContextFlags(Flags):
     """What decides about memory, wherever the layers lie."""
 
     ctx_size: o.CtxSize = 0
@@ -113,7 +110,7 @@ class ContextFlags:
 
     def values(self) -> dict[str, object]:
         """As ``ModelOptions`` has them."""
-        given = asdict(self)
+        given = Flags.values(self)
         if given.pop("no_mmap"):
             given["load_mode"] = "none"
         return given

@@ -32,6 +32,7 @@ def plan(
 ) -> None:
     """What fits a card: the split for each strategy, memory by item, what is left, and the commands."""
     from specdec.cli.compare import own_strategies
+    from specdec.conversation import too_long
     from specdec.llama.model import default_threads
     from specdec.report import cards as tables
     from specdec.spec import make_spec
@@ -50,8 +51,8 @@ def plan(
     cards = parse_cards(card, reserve)
     with headers_of(models.target, models.draft, models.mtp_model, spec.strategies) as later:
         header = header_of(spec)
-        if ctx_size > (trained := int(header.get("context_length", 0))) > 0:
-            typer.echo(f"warning: the context of {ctx_size:,} tokens exceeds the model's {trained:,}", err=True)
+        if line := too_long(ctx_size, int(header.get("context_length", 0))):
+            typer.echo(f"warning: {line}", err=True)
         cases = cases_of(spec, header)
         fits = [fit(case, header, spec.model, each) for each in cards for case in cases]
         text = (tables.as_json if json else tables.as_text)(fits, models.target, threads or default_threads())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -132,23 +133,18 @@ def mismatches(run: Run, profile: Profile) -> list[str]:
 
 def find_profile(run: Run, results: Path) -> Profile | None:
     """The newest finished profile under ``results`` that fits the run."""
-    for folder in sorted((p.parent for p in results.glob("*/run.json")), reverse=True):
-        found = _profile(folder)
-        if found is not None and not mismatches(run, found):
-            return found
-    return None
+    return next((found for found in _profiles(results) if not mismatches(run, found)), None)
 
 
 def newest_profile(results: Path) -> Profile:
     """The newest finished profile under ``results`` that measured a strategy that drafts, else the newest."""
-    without: list[Profile] = []
-    for folder in sorted((p.parent for p in results.glob("*/run.json")), reverse=True):
-        found = _profile(folder)
-        if found is not None and found.strategies:
+    newest: Profile | None = None
+    for found in _profiles(results):
+        if found.strategies:
             return found
-        without += [found] if found else []
-    if without:
-        return without[0]
+        newest = newest or found
+    if newest is not None:
+        return newest
     raise SpecdecError(f"there is no profile under {results}.", "Take one: specdec profile --target MODEL.gguf.")
 
 
@@ -211,6 +207,13 @@ def _settings(meta: dict[str, Any]) -> dict[str, Any]:
         "GGML_* variables": machine.get("ggml_variables", []),
         "model options": {k: v for k, v in model.items() if k not in _NOT_COSTS},
     }
+
+
+def _profiles(results: Path) -> Iterator[Profile]:
+    """The finished profiles under ``results``, the newest first."""
+    for folder in sorted((p.parent for p in results.glob("*/run.json")), reverse=True):
+        if (found := _profile(folder)) is not None:
+            yield found
 
 
 def _profile(folder: Path) -> Profile | None:

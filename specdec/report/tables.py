@@ -113,9 +113,11 @@ def _taught(run: Run) -> list[str]:
     """Whose text a target was made to say."""
     if (of := run.meta.get("teacher")) is None:
         return []
-    rates = ", ".join(f"{r:g}" for r in of["rates"] if any(a.get("label") == "synthetic" for a in run.meta["arms"]))
     lines = [f"Text recorded from {of['model']['file']}; every pass is this model's own."]
-    return lines + ([f"[synthetic]: drafts accepted at the rates {rates}, not as recorded."] if rates else [])
+    if any(a.get("label") == "synthetic" for a in run.meta["arms"]):
+        rates = ", ".join(f"{r:g}" for r in of["rates"])
+        lines.append(f"[synthetic]: drafts accepted at the rates {rates}, not as recorded.")
+    return lines
 
 
 def _speed_and_drafting(table: list[Row], width: int) -> list[Section]:

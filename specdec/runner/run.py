@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from datetime import datetime, timedelta
 from pathlib import Path
 from time import sleep
@@ -12,9 +11,9 @@ from specdec.errors import SpecdecError
 from specdec.monitor import system
 from specdec.runner.order import WARMUP_TOKENS, CellKey
 from specdec.runner.plan import Observer, Plan, describe, prepare, what_changed
-from specdec.runner.schedule import QUICK_SECONDS, Schedule
+from specdec.runner.schedule import QUICK_SECONDS, Schedule, done_cells
 from specdec.spec import RunSpec, stored_spec
-from specdec.store import Run, RunWriter, Sample, cell_key, check_writable, create, reopen
+from specdec.store import Run, RunWriter, Sample, check_writable, create, reopen
 from specdec.types import Limits
 
 
@@ -50,24 +49,9 @@ def resume(run: Run, observer: Observer, retry_failed: bool = False, launches: i
         if not retry_failed:
             plan.supervisor.recall(run.samples)
         with reopen(run) as writer:
-            return _work(plan, writer, _done(run, plan, retry_failed), list(run.samples), observer, launches)
+            return _work(plan, writer, done_cells(run, retry_failed), list(run.samples), observer, launches)
     finally:
         plan.supervisor.kill()
-
-
-def _done(run: Run, plan: Plan, retry_failed: bool) -> set[CellKey]:
-    """Cells that need not run again: all turns are there, or one failed. A conversation that was cut off runs again
-    from its first turn; its turns then stand twice in the file, and the reader takes the later ones."""
-    turns = {c.key: 1 if c.warmup else c.prompt.turns for c in plan.cells}
-    seen: Counter[CellKey] = Counter()
-    failed: set[CellKey] = set()
-    for s in run.samples:
-        key = cell_key(s)
-        seen[key] += 1
-        if s["status"] != "ok":
-            failed.add(key)
-    done = {key for key, n in seen.items() if n >= turns.get(key, 1)}
-    return done - failed if retry_failed else done | failed
 
 
 def estimate_seconds(plan: Plan) -> float:

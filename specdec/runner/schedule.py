@@ -9,10 +9,26 @@ from specdec.arms import Arm
 from specdec.quick import QuickPlan
 from specdec.runner.order import Cell, CellKey
 from specdec.runner.plan import Plan
-from specdec.store import Sample, cell_key
+from specdec.store import Run, Sample, cell_key
 
 QUICK_SECONDS = 300.0
 """Of generations, warm-ups included; loading comes on top."""
+
+
+def done_cells(run: Run, retry_failed: bool = False) -> set[CellKey]:
+    """Cells that need not run again: all turns are there, or one failed (unless those are to be tried again). A
+    conversation that was cut off runs again from its first turn; its turns then stand twice in the file, and the reader
+    takes the later ones."""
+    turns = {p["id"]: p["turns"] for p in run.meta["prompts"]}
+    missing: dict[CellKey, int] = {}
+    failed: set[CellKey] = set()
+    for s in run.samples:
+        key = cell_key(s)
+        missing[key] = missing.get(key, 1 if s["warmup"] else turns[s["prompt"]]) - 1
+        if s["status"] != "ok":
+            failed.add(key)
+    done = {key for key, left in missing.items() if left <= 0}
+    return done - failed if retry_failed else done | failed
 
 
 class Schedule:

@@ -3,15 +3,15 @@ at a time, meets all of them and not one."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
 from specdec.errors import SpecdecError
 from specdec.runner.plan import Observer
 from specdec.runner.run import compare, pause, resume
+from specdec.runner.schedule import done_cells
 from specdec.spec import RunSpec, stored_spec
-from specdec.store import Group, Run, Sample, cell_key, plan_group, read_run
+from specdec.store import Group, Run, cell_key, plan_group, read_run
 
 Name = Callable[[RunSpec], str]
 
@@ -82,10 +82,5 @@ def _in_turns(
 def _launches(run: Run) -> tuple[int, bool]:
     """How many launches of a run were begun, and whether the last of them has all its cells."""
     last = max((int(s["launch"]) for s in run.samples), default=-1)
-    turns = {p["id"]: p["turns"] for p in run.meta["prompts"]}
-    cells: dict[tuple[object, ...], list[Sample]] = defaultdict(list)
-    for s in run.samples:
-        if s["launch"] == last:
-            cells[cell_key(s)].append(s)
-    whole = [c for c in cells.values() if c[-1]["status"] != "ok" or c[0]["warmup"] or len(c) == turns[c[0]["prompt"]]]
-    return last + 1, len(whole) == run.meta["cells"] / run.meta["spec"]["launches"]
+    cells = {cell_key(s) for s in run.samples if s["launch"] == last}
+    return last + 1, len(cells & done_cells(run)) == run.meta["cells"] / run.meta["spec"]["launches"]

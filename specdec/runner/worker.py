@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from specdec.arms import Arm
-from specdec.errors import BrokenGeneration, OutOfMemory, ServerDied, SpecdecError
+from specdec.errors import BrokenGeneration, OutOfMemory, ServerDied, SpecdecError, one_line
 from specdec.faults import in_one_line
 from specdec.llama.accounting import by_place
 from specdec.llama.devices import used_bus_ids
@@ -225,19 +225,15 @@ def _failure(error: Exception, during: str = "") -> dict[str, Any]:
     if isinstance(error, SpecdecError):
         status = "out-of-memory" if isinstance(error, OutOfMemory) else "error"
         log = {"log": error.log} if isinstance(error, ServerDied) else {}  # its own, not this process's
-        return {"status": status, "error": _one_line(during + error.what), "traceback": "", **log}
+        return {"status": status, "error": during + error.what, "traceback": "", **log}
     where = "".join(traceback.format_exception(error)[-3:])
     if isinstance(error, MemoryError):
         return {
             "status": "out-of-memory",
-            "error": _one_line(f"{during}out of memory: {error or 'no more RAM'}"),
+            "error": one_line(f"{during}out of memory: {error or 'no more RAM'}"),
             "traceback": where,
         }
     return {"status": "error", "error": during + in_one_line(error), "traceback": where}
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _now() -> str:

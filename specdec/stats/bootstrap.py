@@ -99,7 +99,7 @@ def estimate(pairs: Pairs, seed: int = 0, extra: Sequence[LaunchSpread] = ()) ->
         extra: variance from launch to launch that the pairs do not hold themselves (two runs: each has its own).
     """
     by_prompt, trust, uneven = _weighed(pairs)
-    value, mean = _ratio_of_sums(by_prompt), float(np.exp(trust @ _log_ratio(by_prompt) / len(trust)))
+    value, mean = ratio_of_sums(by_prompt), float(np.exp(trust @ _log_ratio(by_prompt) / len(trust)))
     n, launches, rounds = len(by_prompt), pairs.launches, pairs.parts.shape[1]
     if n < 2:
         return Estimate(value, mean, None, None, 0.0, n, launches, None, uneven, rounds)
@@ -119,7 +119,7 @@ def estimate(pairs: Pairs, seed: int = 0, extra: Sequence[LaunchSpread] = ()) ->
 
 def speedup(pairs: Pairs) -> float:
     """The speedup of ``estimate``, without its error."""
-    return _ratio_of_sums(_weighed(pairs)[0])
+    return ratio_of_sums(_weighed(pairs)[0])
 
 
 def _weighed(pairs: Pairs) -> tuple[Floats, Floats, float | None]:
@@ -130,7 +130,8 @@ def _weighed(pairs: Pairs) -> tuple[Floats, Floats, float | None]:
     return pairs.by_prompt() * trust[:, None], trust, uneven
 
 
-def _ratio_of_sums(by_prompt: Floats) -> float:
+def ratio_of_sums(by_prompt: Floats) -> float:
+    """Of [prompts, columns] as in ``Pairs``, every prompt as it is: our speed over the baseline's."""
     return float(np.exp(_log_ratio(by_prompt.sum(axis=0))))
 
 
